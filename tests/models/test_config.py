@@ -39,19 +39,11 @@ def test_groups_are_the_attention_heads_of_the_stack(norm):
     assert build("decoder", norm_groups=8, **changes).groups == 8
 
 
-def test_released_batch_norm_keeps_its_one_group():
-    assert build(encoder_norm="bn_released").groups == 1
-    assert build(encoder_norm="rms").groups == 1
-
-
 def test_the_final_norm_has_its_own_warmup_as_released():
     assert build(encoder_norm="pn").warmup_updates == 8000
     assert build(encoder_norm="pn", final=True).warmup_updates == 1000
     assert build(encoder_norm="pn", final=True, final_norm_warmup_updates=5).warmup_updates == 5
-
-
-def test_only_pn_warms_up_apart_at_the_end_of_a_stack():
-    assert build(encoder_norm="un", final=True, final_norm_warmup_updates=5).warmup_updates == 4000
+    assert build(encoder_norm="un", final=True, final_norm_warmup_updates=5).warmup_updates == 4000  # only PN's differs
 
 
 def test_a_norm_without_warmup_gets_none_at_the_end_of_the_stack():

@@ -17,13 +17,11 @@ def test_they_are_fairseqs(dim):
     torch.testing.assert_close(SinusoidalPositions(dim, 1, 12)(tokens), expected)
 
 
-def test_a_sequence_of_just_the_greatest_length_is_taken():
-    assert SinusoidalPositions(8, 1, 12)(torch.full((1, 12), 5)).shape == (1, 12, 8)
-
-
-def test_a_longer_sequence_is_refused_by_name():
+def test_a_sequence_of_more_than_the_greatest_length_is_refused():
+    positions = SinusoidalPositions(8, 1, 12)
+    assert positions(torch.full((1, 12), 5)).shape == (1, 12, 8)
     with pytest.raises(UserError, match="13 tokens, but the model takes at most 12"):
-        SinusoidalPositions(8, 1, 12)(torch.full((1, 13), 5))
+        positions(torch.full((1, 13), 5))
 
 
 def test_positions_from_the_end_count_down_to_the_last_token():
@@ -32,10 +30,6 @@ def test_positions_from_the_end_count_down_to_the_last_token():
     for row, distance in enumerate((3, 2, 1, 0)):
         angles = distance / 10_000 ** (torch.tensor([0, 2, 4]) / 6)
         torch.testing.assert_close(table[row], torch.cat([angles.sin(), angles.cos()]))
-
-
-def test_positions_from_the_end_of_a_shorter_segment_are_its_last_ones():
-    torch.testing.assert_close(positions_from_the_end(3, 8), positions_from_the_end(5, 8)[2:])
 
 
 ADAPTIVE = {"adaptive_softmax_cutoff": "6,12", "size": 24}

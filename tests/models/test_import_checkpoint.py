@@ -11,7 +11,7 @@ from fairseq.models.transformer import TransformerModel
 from omegaconf import OmegaConf
 
 from benchmarks.stock import from_stock
-from normplugins.models.import_checkpoint import import_checkpoint
+from normplugins.models.import_checkpoint import _read, import_checkpoint
 from normplugins.utils.errors import UserError
 from tests.helpers.models import make_batch, make_task
 
@@ -19,11 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "released_checkpoint"
 
 
 def read_golden() -> dict:
-    names = ("AverageMeter", "TimeMeter", "StopwatchMeter")
-    meters = [(type(name, (), {}), f"fairseq.meters.{name}") for name in names]
-    # compat allows Namespace; leaving this block would take it back if it were listed here
-    with torch.serialization.safe_globals(meters):
-        state = torch.load(GOLDEN / "checkpoint.pt", weights_only=True)
+    state = _read(GOLDEN / "checkpoint.pt")
     return {name: state[name] for name in ("args", "model", "optimizer_history")}
 
 

@@ -76,13 +76,6 @@ def test_norms_stand_where_the_placement_says(name: str) -> None:
     assert make_language_model("transformer", placement=name).decoder.cfg.normalize_before == placement.pre_norm
 
 
-def test_without_a_placement_normalize_before_decides() -> None:
-    for before in (True, False):
-        model = make_model(normalize_before=before)
-        assert (model.encoder.final_norm is not None) == before
-        assert model.decoder.layers[0].feed_forward.pre == before
-
-
 @pytest.mark.parametrize("changes", [*({"placement": name} for name in NAMES), {"qk_norm": "rms"}], ids=str)
 def test_decoding_step_by_step_gives_the_features_of_the_whole(changes: dict[str, str]) -> None:
     model = make_model(**changes, decoder_norm="rms").eval()

@@ -31,10 +31,6 @@ def test_all_layers_share_the_two_biases():
     ]
 
 
-def test_it_is_causal_unless_told_otherwise():
-    assert make_language_model("tensor").decoder.layers[0].self_attention.sublayer.causal
-
-
 def test_any_number_of_cores_trains():
     model = make_language_model("tensor", cores=3)
     model(torch.full((1, 4), 5))[0].logsumexp(-1).sum().backward()
