@@ -18,6 +18,7 @@ from normplugins.norms import (
     known_norms,
     reestimate,
     running_statistics,
+    updates_in_backward,
 )
 from normplugins.norms.moving_window import WindowNorm
 from tests.helpers import reference
@@ -131,6 +132,29 @@ def test_warmup_counts_updates() -> None:
         assert norm.num_updates.item() == update
         end_update(norm)
     assert norm.num_updates.item() == 4
+
+
+@pytest.mark.parametrize("name", [name for name in BATCH_NORMS if updates_in_backward(name)])
+@pytest.mark.parametrize("kernels", ["auto", "plain"])
+@pytest.mark.parametrize("per_update", [False, True])
+@pytest.mark.parametrize("channels", [slice(None), slice(5, 6)], ids=["all channels", "one channel"])
+def test_a_channel_whose_gradient_is_not_finite_keeps_its_backwards_statistics(
+    name: str, kernels: str, per_update: bool, channels: slice
+) -> None:
+    norm, twin = (make(name, kernels=kernels, per_update=per_update) for _ in range(2))
+    x, g, _ = tokens(12, 0)
+    infinite = g.clone()
+    infinite[0, channels] = torch.inf
+    for gradient in (g, infinite):
+        before = buffers(norm)
+        for each, dy in ((norm, gradient), (twin, g)):
+            step(each, x, None, dy)
+            end_update(each)
+    for key, value in buffers(norm).items():
+        if key.endswith("gz"):
+            want = before[key] if isinstance(norm, WindowNorm) else buffers(twin)[key]  # a window holds whole batches
+            want[..., channels] = before[key][..., channels]
+            assert_close(value, want, rtol=0, atol=0)
 
 
 def test_low_precision_changes_the_sums_no_more_than_the_batch() -> None:

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from normplugins.norms import NormConfig, build_norm
-from tests.helpers.norms import GOLDEN, replay
-from tests.helpers.triton import DEVICE, assert_same, batch, kernels, plain, results, step
+from tests.helpers.norms import GOLDEN, replay, step
+from tests.helpers.triton import DEVICE, assert_same, batch, kernels, plain, results
 
 NORMS = ("pn", "pn_alg2", "pnv", "bn", "rms")
+GROUPED = ("pnv", "pn_alg2", "rms")
 SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
 
 
@@ -21,10 +22,17 @@ def at(name: str, groups: int, warmup: int) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", NORMS)
-def test_errors_are_within_twice_those_of_pytorch(name: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, at(name, groups=4, warmup=1)) for name in NORMS),
+        *((name, {"groups": 4, "group_scaling": True}) for name in GROUPED),
+    ],
+    ids=str,
+)
+def test_errors_are_within_twice_those_of_pytorch(name: str, changes: dict[str, object], dtype: torch.dtype) -> None:
     """Against float64, in the warmup, after it, and at evaluation; weights in float32, as in mixed precision."""
-    assert_as_exact(name, dtype, (15, 3, 96), at(name, groups=4, warmup=1))
+    assert_as_exact(name, dtype, (15, 3, 96), changes)
 
 
 @pytest.mark.slow
@@ -64,6 +72,15 @@ def test_the_released_code_is_reproduced() -> None:
     assert norm.num_updates.item() == len(vectors["x"])
 
 
+def assert_same_steps(name: str, shape: tuple[int, int, int], changes: dict[str, object], padded: bool = True) -> None:
+    """Three steps and an evaluation, the first step without padding."""
+    ours, reference = (make(name, shape[-1], **changes).double() for make in (kernels, plain))
+    for s in range(3):
+        x, g, mask = batch(*shape, seed=s)
+        assert_same(ours, reference, x, mask if padded and s else None, g)
+    assert_same(ours.eval(), reference.eval(), x, mask if padded else None, g)
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(
@@ -77,19 +94,15 @@ def test_the_released_code_is_reproduced() -> None:
 def test_combinations_of_the_switches_of_pn(
     on: set[str], warmup: int, width: int, shape: tuple[int, int], groups: int, per_update: bool
 ) -> None:
-    changes = {switch: switch in on for switch in SWITCHES}
+    changes: dict[str, object] = {switch: switch in on for switch in SWITCHES}
     changes |= {"warmup_updates": warmup, "groups": groups, "per_update": per_update}
-    ours, reference = (make("pn", groups * width, **changes).double() for make in (kernels, plain))
-    for s in range(3):
-        x, g, mask = batch(*shape, groups * width, seed=s)
-        assert_same(ours, reference, x, mask if s else None, g)
-    assert_same(ours.eval(), reference.eval(), x, mask, g)
+    assert_same_steps("pn", (*shape, groups * width), changes)
 
 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=8)
 @given(
-    name=st.sampled_from(["pnv", "pn_alg2", "rms"]),
+    name=st.sampled_from(GROUPED),
     width=st.integers(1, 6),
     shape=st.tuples(st.integers(1, 30), st.integers(1, 5)),
     groups=st.integers(1, 3),
@@ -98,19 +111,9 @@ def test_combinations_of_the_switches_of_pn(
 def test_channel_groups_of_the_other_norms(
     name: str, width: int, shape: tuple[int, int], groups: int, per_update: bool
 ) -> None:
-    changes = {"groups": groups, "group_scaling": True, "per_update": per_update}
-    ours, reference = (make(name, groups * width, **changes).double() for make in (kernels, plain))
-    for s in range(3):
-        x, g, mask = batch(*shape, groups * width, seed=s)
-        assert_same(ours, reference, x, mask if s else None, g)
-    assert_same(ours.eval(), reference.eval(), x, mask, g)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", ["pnv", "pn_alg2", "rms"])
-def test_with_channel_groups_errors_are_within_twice_those_of_pytorch(name: str, dtype: torch.dtype) -> None:
-    assert_as_exact(name, dtype, (15, 3, 96), {"groups": 4, "group_scaling": True})
+    assert_same_steps(
+        name, (*shape, groups * width), {"groups": groups, "group_scaling": True, "per_update": per_update}
+    )
 
 
 @pytest.mark.slow
@@ -121,11 +124,7 @@ def test_with_channel_groups_errors_are_within_twice_those_of_pytorch(name: str,
     padded=st.booleans(),
 )
 def test_batch_statistics_and_their_exact_backward(name: str, shape: tuple[int, int, int], padded: bool) -> None:
-    ours, reference = (make(name, shape[-1]).double() for make in (kernels, plain))
-    for s in range(2):
-        x, g, mask = batch(*shape, seed=s)
-        assert_same(ours, reference, x, mask if padded else None, g)
-    assert_same(ours.eval(), reference.eval(), x, mask if padded else None, g)
+    assert_same_steps(name, shape, {}, padded)
 
 
 @pytest.mark.slow
