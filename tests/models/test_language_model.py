@@ -169,11 +169,9 @@ def test_dropout_is_drawn_in_training_alone(kind):
     [
         ("transformer", {"norm": "pnn"}, r"pnn.*bn.*pn_alg2"),
         ("transformer", {"attention_heads": 3}, "embed_dim=16 .*attention_heads=3"),
-        ("transformer", {"embed_dim": 7}, "embed_dim=7"),
         ("tensor", {"embed_dim": 7}, "embed_dim=7 must be even$"),
         ("tensor", {"cores": 0}, "cores is 0"),
         ("tensor", {"head_dim": 0}, "head_dim is 0"),
-        ("tensor", {"activation_fn": "tanh"}, "tanh.*relu"),
         ("tensor", {"adaptive_softmax_cutoff": "9,5"}, "9,5"),
         ("tensor", {"adaptive_softmax_cutoff": "many"}, "many"),
         ("tensor", {"adaptive_softmax_cutoff": "5,20"}, "more than 20 words"),

@@ -65,9 +65,11 @@ def test_on_the_command_line_they_need_no_quotes_and_are_part_of_the_cells_name(
     assert [compose_config("multi30k", job).model.encoder_norm for job in jobs] == ["[pn,pn,ln]"] * 2
 
 
-@pytest.mark.parametrize("norms", ["{attention:ln,ffn:instance,final:ln}", "{attention:ln,ffn:ln,final:instance}"])
+@pytest.mark.parametrize(
+    "norms", ["instance", "{attention:ln,ffn:instance,final:ln}", "{attention:ln,ffn:ln,final:instance}"]
+)
 def test_a_decoder_accepts_no_norm_of_whole_sentences_anywhere(norms: str) -> None:
-    with pytest.raises(UserError, match="a decoder generates it word by word"):
+    with pytest.raises(UserError, match=r"a decoder generates it word by word. .*encoder_norm=.*instance"):
         make_model(decoder_norm=norms)
 
 

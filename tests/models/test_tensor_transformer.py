@@ -31,12 +31,6 @@ def test_all_layers_share_the_two_biases():
     ]
 
 
-def test_any_number_of_cores_trains():
-    model = make_language_model("tensor", cores=3)
-    model(torch.full((1, 4), 5))[0].logsumexp(-1).sum().backward()
-    assert model.decoder.layers[1].self_attention.sublayer.cores.grad.shape == (3, 4)
-
-
 def test_settings_may_come_as_a_namespace_with_nothing_else():
     model = type(make_language_model("tensor")).build_model(Namespace(tokens_per_sample=8), make_task())
     assert model.max_positions() == 8

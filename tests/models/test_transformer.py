@@ -125,12 +125,6 @@ def test_two_updates_change_every_parameter_and_leave_numbers(norm, pre):
     assert not [name for name, p in before.named_parameters() if torch.equal(p, after[name])]
 
 
-@PLACEMENTS
-def test_a_decoder_refuses_a_norm_that_sees_the_whole_sentence(pre):
-    with pytest.raises(UserError, match=r"decoder_norm=instance: .*whole sentence.*encoder_norm=instance"):
-        make_model(decoder_norm="instance", normalize_before=pre)
-
-
 def test_weight_normalization_is_of_the_linear_maps_of_its_own_stack_and_changes_no_initial_weight():
     plain, model = make_model(encoder_norm="none"), make_model(encoder_norm="weight")
     for name, linear in plain.named_modules():

@@ -114,15 +114,6 @@ def test_a_decoder_in_training_leaves_padding_out_where_no_norm_looks_at_it(norm
     assert target.eq(PAD).any()
 
 
-def test_without_sentences_every_gradient_is_zero():
-    model = make_model(dropout=0.1, attention_dropout=0.1).train()
-    none = {name: x[:0] for name, x in make_batch().items()}
-    logits, _ = model(none["src_tokens"], None, none["prev_output_tokens"])
-    logits.sum().backward()
-    assert not len(logits)
-    assert not any(p.grad.any() for p in model.parameters())
-
-
 @pytest.mark.parametrize("norm", [*KINDS_OF_NORMS, "bn", "pnv", "pn_alg2", "rms"])  # the last ones have kernels
 def test_under_autocast_operations_without_a_kernel_fall_back(norm: str) -> None:
     """A kernel that has no code for bfloat16 leaves the operation to PyTorch; the loss is that of float32, rounded."""
