@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.group_scaling import check_groups
-
 
 def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
     """Check the input of a norm of C = ``dim`` channels: x (T, B, C) or (N, C); without ``flat``, (..., C).
@@ -44,7 +42,7 @@ class Norm(nn.Module):
     be changed later; sizes (groups, window), ``sync`` and ``per_update`` are fixed when the norm is built.
 
     Raises:
-        ValueError: with ``group_scaling``, the groups do not divide dim.
+        ValueError: the groups of a norm that reads ``groups`` do not divide dim.
     """
 
     weight: nn.Parameter
@@ -55,8 +53,9 @@ class Norm(nn.Module):
 
     def __init__(self, dim: int, settings: Any) -> None:
         super().__init__()
-        if getattr(settings, "group_scaling", False):
-            check_groups(dim, settings.groups)
+        groups = getattr(settings, "groups", 1)
+        if getattr(settings, "group_scaling", True) and dim % groups:  # a norm without this switch always has groups
+            raise ValueError(f"{dim} channels cannot be split into {groups} equal groups; change groups")
         self.dim, self.settings = dim, settings
         for each in fields(settings):
             setattr(self, each.name, getattr(settings, each.name))

@@ -29,17 +29,15 @@ class GroupNorm(Norm):
     """GroupNorm over each channel group of a token.
 
     Raises:
-        ValueError: the groups do not divide dim, or have one channel each.
+        ValueError: the groups have one channel each.
     """
 
     groups: int
 
     def __init__(self, dim: int, settings: GroupNormSettings) -> None:
         super().__init__(dim, settings)
-        if dim % self.groups or dim == self.groups:
-            raise ValueError(
-                f"group: {dim} channels cannot be split into {self.groups} equal groups of two or more; change groups"
-            )
+        if dim == self.groups:
+            raise ValueError(f"{dim} channels in {dim} groups of one channel each would always give 0; change groups")
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""

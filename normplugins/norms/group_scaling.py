@@ -10,12 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def check_groups(dim: int, groups: int) -> None:
-    """Raise ValueError unless ``groups`` divides the ``dim`` channels."""
-    if dim % groups:
-        raise ValueError(f"group scaling: {dim} channels cannot be split into {groups} equal groups; change groups")
-
-
 def refuse_group_scaling(on: bool) -> None:
     """Raise ValueError if group scaling is on: the norm is then not the same affine map for every token."""
     if on:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from normplugins.norms.backends.dispatch import Dispatched
 from normplugins.norms.base import Norm, in_wider_dtype
-from normplugins.norms.group_scaling import check_groups, scale_groups
+from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, KernelSettings, setting
 
@@ -29,16 +29,12 @@ class RMSNorm(Dispatched, Norm):
     """RMSNorm over each token's channels or channel groups.
 
     ``weight`` (C,) starts at 1, and there is no bias.
-
-    Raises:
-        ValueError: the groups do not divide dim.
     """
 
     groups: int
 
     def __init__(self, dim: int, settings: RMSNormSettings) -> None:
         super().__init__(dim, settings)
-        check_groups(dim, settings.groups)
         del self.bias
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG002
