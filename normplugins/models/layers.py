@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.models.attention import Cache
-from normplugins.models.config import ModelConfig
 from normplugins.models.dropout import ACTIVATIONS, add_dropout
 from normplugins.models.linear import Linear
 from normplugins.models.placement import Placement, initialize
@@ -44,7 +43,7 @@ class Residual(nn.Module):
     """A sublayer with its residual connection, dropout and one or two norms, as placement.py describes."""
 
     def __init__(
-        self, sublayer: nn.Module, norm: Callable[[], nn.Module], cfg: ModelConfig, placement: Placement
+        self, sublayer: nn.Module, norm: Callable[[], nn.Module], dropout: float, placement: Placement
     ) -> None:
         super().__init__()
         initialize(sublayer, placement)
@@ -52,7 +51,7 @@ class Residual(nn.Module):
         self.output_norm = norm() if placement.output_norm else None
         if wrap_linears := getattr(self.norm, "wrap_linears", None):
             wrap_linears(sublayer)
-        self.pre, self.scale, self.dropout = placement.pre_norm, placement.scale, cfg.dropout
+        self.pre, self.scale, self.dropout = placement.pre_norm, placement.scale, dropout
 
     def forward(self, x: Tensor, padding_mask: Tensor | None, *args: Tensor | Cache | VarlenLayout | None) -> Tensor:
         """Apply the sublayer to x (T, B, C), with padding_mask (B, T), True = padding; ``args`` go to the sublayer.
@@ -92,14 +91,14 @@ class Layer(nn.Module):
         cross_attention: nn.Module | None,
         feed_forward: nn.Module,
         norm: Callable[[str], nn.Module],
-        cfg: ModelConfig,
+        dropout: float,
         placement: Placement,
     ) -> None:
         super().__init__()
         at_attention = partial(norm, "attention")
-        self.self_attention = Residual(attention, at_attention, cfg, placement)
-        self.cross_attention = cross_attention and Residual(cross_attention, at_attention, cfg, placement)
-        self.feed_forward = Residual(feed_forward, partial(norm, "ffn"), cfg, placement)
+        self.self_attention = Residual(attention, at_attention, dropout, placement)
+        self.cross_attention = cross_attention and Residual(cross_attention, at_attention, dropout, placement)
+        self.feed_forward = Residual(feed_forward, partial(norm, "ffn"), dropout, placement)
 
     def forward(
         self, x: Tensor, padding_mask: Tensor | None, args: tuple[Any, ...], cross_args: tuple[Any, ...] = ()
@@ -135,7 +134,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList()
         for layer in range(cfg.stack_depth(key)):
             sublayers = attention(), cross_attention and cross_attention(), feed_forward()
-            self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg, placement))
+            self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg.dropout, placement))
         self.embedding_norm = norm("attention") if placement.embeddings else None  # as at attentions
         self.final_norm = norm("final") if placement.pre_norm else None
 

@@ -16,8 +16,8 @@ NAMES = tuple(PLACEMENTS)
 
 
 def connection(name: str) -> Residual:
-    cfg = make_model(placement=name, dropout=0.0).decoder.cfg
-    residual = Residual(nn.Linear(8, 8), lambda: nn.LayerNorm(8), cfg, cfg.placement_of("decoder_norm"))
+    cfg = make_model(placement=name).decoder.cfg
+    residual = Residual(nn.Linear(8, 8), lambda: nn.LayerNorm(8), 0.0, cfg.placement_of("decoder_norm"))
     residual.norm.forward = lambda x, _mask: nn.functional.layer_norm(x, (8,))  # type: ignore[method-assign]
     if residual.output_norm is not None:
         residual.output_norm.forward = residual.norm.forward  # type: ignore[method-assign]

@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,9 +25,7 @@ def test_it_is_the_published_one(cores):
     x = golden["w"].requires_grad_()
     length, batch, dim = x.shape
     attention = TensorAttention(dim, golden["r_w_bias"].numel(), length, cores, causal=False)
-    layer = Residual(
-        attention, lambda: build_norm("ln", dim), SimpleNamespace(dropout=0.0), PLACEMENTS["post"]
-    ).double()
+    layer = Residual(attention, lambda: build_norm("ln", dim), 0.0, PLACEMENTS["post"]).double()
     names = {"qkv_net": "sublayer.qkv", "r_net": "sublayer.position", "o_net": "sublayer.out", "layer_norm": "norm"}
     state = {"sublayer.cores": golden["param_core_value"]}
     for theirs, ours in names.items():
