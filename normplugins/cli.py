@@ -73,9 +73,7 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
     except UserError as error:
         return print_error(str(error))
     except pickle.UnpicklingError as error:
-        from normplugins.training.checkpoints import why_refused
-
-        return print_error(f"a checkpoint was refused: {why_refused(error)}")
+        return print_error(f"a checkpoint was refused: {compat.why_refused(error)}")
     except ModuleNotFoundError as error:
         if error.name not in ("fairseq", "fairseq_cli"):
             raise

@@ -8,6 +8,8 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import pickle
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +137,14 @@ def _allow_checkpoint_classes() -> None:
     import torch
 
     torch.serialization.add_safe_globals([argparse.Namespace])
+
+
+def why_refused(error: Exception) -> str:
+    """Return why PyTorch did not load a file. PyTorch's own message advises to unpickle it nevertheless."""
+    if named := re.search(r"GLOBAL ((?:\w+\.)+\w+)", str(error)):  # a text that begins with c names no module
+        return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
+    first = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0].rstrip(".")
+    return "it is damaged or no checkpoint" + (f" ({first})" if first else "")
 
 
 def _replace_removed_names() -> None:

@@ -11,6 +11,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from normplugins.compat import why_refused
 from normplugins.models.config import NormTransformerConfig
 from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
@@ -106,11 +107,7 @@ def _read(source: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from error
     except Exception as error:  # torch raises many types for files of another format
-        if named := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UserError(
-                f"{source} is refused: it contains {named[1]}, and loading that could run arbitrary code"
-            ) from error
-        raise UserError(f"{source} is not a checkpoint, or a damaged one") from error
+        raise UserError(f"{source} was refused: {why_refused(error)}") from error
     if not isinstance(state, dict) or "model" not in state:
         raise UserError(f"{source} is not a checkpoint of fairseq: it lacks 'model'")
     return state

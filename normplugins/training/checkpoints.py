@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import pickle
 import re
 import shlex
 import shutil
@@ -17,6 +16,7 @@ import torch
 from fairseq import utils
 from fairseq.trainer import Trainer
 
+from normplugins.compat import why_refused
 from normplugins.training.checkpoint_seal import Identity, find_damage, find_difference, identity_of, seal
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import progress
@@ -100,14 +100,6 @@ def _resume_hint(path: Path, run: Identity | None) -> str:
         copy = shlex.join(["cp", str(other), str(path)])
         return f"To go on from the newest sound checkpoint: {copy}, then the same command"
     return "No other checkpoint in the folder is sound: force=true starts the run again"
-
-
-def why_refused(error: Exception) -> str:
-    """Return why PyTorch did not load a file. PyTorch's own message advises to unpickle it nevertheless."""
-    if named := re.search(r"GLOBAL ((?:\w+\.)+\w+)", str(error)):  # a text that begins with c names no module
-        return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
-    first = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0].rstrip(".")
-    return "it is damaged or no checkpoint" + (f" ({first})" if first else "")
 
 
 def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequence[str] = ()) -> None:
