@@ -4,7 +4,6 @@ from pathlib import Path
 
 from normplugins.runs import folder
 from normplugins.runs.inventory import disk_use
-from normplugins.runs.record import FORMAT
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
@@ -16,12 +15,9 @@ def unneeded(directory: Path) -> list[Path]:
     The averaged and the best checkpoint are kept. Both are loaded first, so that nothing is deleted if one is damaged.
 
     Raises:
-        UserError: the folder holds no finished run or an older format of record, or a checkpoint to keep is missing or
-            damaged.
+        UserError: as :func:`normplugins.runs.folder.finished_run`, or a checkpoint to keep is missing or damaged.
     """
     config, done = folder.finished_run(directory)
-    if done.get("format") != FORMAT:
-        raise UserError(f"{directory / folder.RECORD} has the format {done.get('format')}: clean needs format {FORMAT}")
     for name in checkpoints.scored_names(config.evaluate.average):
         if name == "last":
             continue

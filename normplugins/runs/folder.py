@@ -17,6 +17,7 @@ from normplugins.corpora import Prepared
 from normplugins.evaluation.tasks import RUN_TASKS
 from normplugins.runs import inventory
 from normplugins.runs.cell import PATH_KEYS, changed_settings, flatten
+from normplugins.runs.record import FORMAT
 from normplugins.training.checkpoint_seal import Identity
 from normplugins.training.progress import LOG
 from normplugins.training.tracking import EVENTS
@@ -178,12 +179,17 @@ def finished_run(directory: Path) -> tuple[DictConfig, dict[str, Any]]:
     """Return the config and the record of the finished run in a folder.
 
     Raises:
-        UserError: there is no run, its record is damaged, or the run is not finished.
+        UserError: there is no run, the run is not finished, or its record is damaged or of an older format.
     """
     config = stored_config(directory)
     done = read_record(directory, config)
     if done is None:
         raise UserError(f"the run in {directory} is not finished: its normplugins run command resumes it")
+    if done.get("format") != FORMAT:
+        raise UserError(
+            f"{directory / RECORD} has the format {done.get('format')}, and format {FORMAT} is needed: "
+            "start the run again with force=true"
+        )
     return config, done
 
 

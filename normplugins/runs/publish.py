@@ -4,11 +4,10 @@ from pathlib import Path
 
 from normplugins.runs import folder
 from normplugins.runs.inventory import published_path
-from normplugins.runs.record import FORMAT, uncommitted
+from normplugins.runs.record import uncommitted
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, sha256
 
-_AGAIN = "start the run again with force=true"
 
 
 def publish(directory: Path, results: Path, force: bool = False, replace: bool = False) -> Path:
@@ -19,18 +18,16 @@ def publish(directory: Path, results: Path, force: bool = False, replace: bool =
     of the published record.
 
     Raises:
-        UserError: the run is not finished, its record has an older format, or its record or translations are damaged or
-            edited. Without ``force``: its code was not committed, or another record of this cell and seed is published.
+        UserError: as :func:`normplugins.runs.folder.finished_run`, or its translations are damaged or edited. Without
+            ``force``: its code was not committed, or another record of this cell and seed is published.
     """
     _, done = folder.finished_run(directory)
     source = directory / folder.RECORD
-    if done.get("format") != FORMAT:
-        raise UserError(f"{source} has the format {done.get('format')}, and format {FORMAT} is published: {_AGAIN}")
     target = published_path(results, done["experiment"], done["variant"], done["seed"])
     copies = {directory / kept["file"]: kept["sha256"] for kept in done.get("translations", {}).values()}
     for path, digest in copies.items():
         if not path.is_file() or sha256(path) != digest:
-            raise UserError(f"{path} is not the file that {source} names: restore it, or {_AGAIN}")
+            raise UserError(f"{path} is not the file that {source} names: {folder.REMEDIES[folder.CONFIG]}")
     commits = [call["git_commit"] for call in (done, *done.get("later", []))]
     doubts = []
     if reason := next(filter(None, map(uncommitted, commits)), ""):

@@ -34,12 +34,12 @@ MAY_DIFFER = re.compile(
 )
 
 
-def run(config: DictConfig) -> dict[str, Any] | None:
+def run(config: DictConfig) -> None:
     """Complete one run: prepare the corpus, train, average checkpoints, score, record.
 
     In a run of several processes, each process calls this function. Rank zero carries out every step, and the other
     ranks only take part in training. If no launcher such as torchrun started this process, it launches the processes of
-    the run itself. Returns the record, as written to ``record.json`` in the run's folder; None on all other ranks.
+    the run itself.
 
     Raises:
         UserError: anything that the user can correct, such as another process that works in the run's folder, a folder
@@ -49,19 +49,21 @@ def run(config: DictConfig) -> dict[str, Any] | None:
     if member is None:
         check(config)
         if distributed.world_size(config) == 1 or (folder.completed(config) and not config.force):
-            return run_rank_zero(config)
-        plain = OmegaConf.to_container(config, enum_to_str=True)  # fairseq's enums cannot be pickled
-        return distributed.launch(run_plain, plain, distributed.world_size(config))
+            run_rank_zero(config)
+        else:
+            plain = OmegaConf.to_container(config, enum_to_str=True)  # fairseq's enums cannot be pickled
+            distributed.launch(run_plain, plain, distributed.world_size(config))
+        return
     with Rendezvous(member, config.hardware.timeout_seconds) as rendezvous:
         check(config)
         rendezvous.compare(description(config))
         if member.rank == 0:
-            return run_rank_zero(config, rendezvous)
+            run_rank_zero(config, rendezvous)
+            return
         set_up_process(config)
         if message := rendezvous.receive():
             config.task.data, config.checkpoint.save_dir = message["data"], message["save_dir"]
             rendezvous.train_together(partial(train, config, fairseq_config(config), {}, "", Tracker()), config)
-    return None
 
 
 def description(config: DictConfig) -> dict[str, Any]:
@@ -70,12 +72,12 @@ def description(config: DictConfig) -> dict[str, Any]:
     return {**settings, **record.versions(), "git_commit": record.git_commit()}
 
 
-def run_plain(config: dict[str, Any]) -> dict[str, Any] | None:
+def run_plain(config: dict[str, Any]) -> None:
     """Call :func:`run` with a config of plain dictionaries, which a launched process receives."""
-    return run(OmegaConf.create(config, flags={"struct": True}))
+    run(OmegaConf.create(config, flags={"struct": True}))
 
 
-def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
+def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> None:
     """Complete a run as its only process, or as rank zero, for which the other ranks wait at the ``rendezvous``."""
     set_up_process(config)
     directory = Path(config.run_dir)
@@ -90,10 +92,9 @@ def run_rank_zero(config: DictConfig, rendezvous: Rendezvous | None = None) -> d
             say(f"{run_title(config)}: already complete, in {directory} (force=true runs it again)")
     say(summary(done))
     print(f"recorded in {directory / folder.RECORD}")
-    return done
 
 
-def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous | None = None) -> dict[str, Any]:
+def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous | None) -> dict[str, Any]:
     """Carry out the remaining steps of a run whose folder is locked; write its record to the folder and return it."""
     task = run_task(config.task._name)
     corpus = prepare(corpus_config(config.corpus), Path(config.data_dir))
