@@ -51,6 +51,7 @@ EQUIVALENT_VALUES = {
 Choices = Mapping[str, Any]
 """The chosen option of each config group."""
 Composer = Callable[[list[str]], tuple[DictConfig, Choices]]
+"""Composes the experiment with other overrides."""
 
 
 def changes_result(key: str) -> bool:

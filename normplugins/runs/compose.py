@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass, make_dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import torch
@@ -111,8 +111,6 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
             overrides = given
             config, choices = _compose(experiment, overrides)
         config = config.copy()
-        if not isinstance(config.norm, DictConfig) or not isinstance(config.corpus, DictConfig):
-            raise UserError("norm and corpus are chosen by name: norm=pn, or changed by key: norm.eps=1e-6")
         refuse_without_effect(config, overrides)
         # the name depends on neither hardware nor tracking; with the same ones, the experiment's own config is cached
         config.variant = cell_name(config, choices, lambda others: _compose(experiment, [*where, *others]))
@@ -120,10 +118,8 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
         share_batches(config, overrides)
         OmegaConf.resolve(config)
         fill_norm_defaults(config)
-    except TypeError as error:  # Hydra raises it, for example, if a group is set to a list of numbers
-        raise UserError(f"an override has a value of the wrong kind ({error}): {' '.join(overrides)}") from error
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(explain_error(error, experiment, overrides, _compose)) from error
+        raise UserError(explain_error(error, experiment, overrides, partial(_compose, experiment))) from error
     return config
 
 
@@ -135,8 +131,11 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     parsed = parse_overrides(given)
     chosen = [each for each in parsed if _chooses_option(each)]
     for each in chosen:
-        if each.key_or_group in COMPONENTS:
-            check_component(each.key_or_group, str(each.value()))
+        group, option = each.key_or_group, each.value()
+        if not isinstance(option, str):
+            raise UserError(f"{each.input_line}: {group} is chosen by one name, as in {group}=NAME")
+        if group in COMPONENTS:
+            check_component(group, option)
     groups = tuple(str(each.input_line) for each in chosen)
     config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
     if values := [each for each in parsed if each not in chosen]:
@@ -231,7 +230,7 @@ def expand_sweep(overrides: Sequence[str]) -> list[list[str]]:
         parsed = OverridesParser.create().parse_overrides(hydra_overrides(overrides, sweep=True))
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
-        raise UserError(explain_error(error, "", overrides, _compose)) from error
+        raise UserError(explain_error(error, "", overrides, partial(_compose, ""))) from error
     return [list(job) for job in jobs]
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from typing import get_args, get_type_hints
@@ -18,15 +18,13 @@ from normplugins.models.check import MODELS
 from normplugins.models.norm_settings import all_norm_names
 from normplugins.models.placement import PLACEMENTS
 from normplugins.norms import has_final_warmup
-from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Choices, flatten
+from normplugins.runs.cell import FAIRSEQ_COMPONENTS, Composer, flatten
 from normplugins.runs.settings import SETTINGS_BY_TASK, declared
 from normplugins.utils.errors import UserError
 from normplugins.utils.paths import config_dir
 
 _WRONG_TYPE = re.compile(r"Value '(.*?)' (?:of type '\w+' )?(?:could not be converted to|is not a valid) (\w+)")
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
-ComposeExperiment = Callable[[str, Sequence[str]], tuple[DictConfig, Choices]]
-"""Composes an experiment with overrides: returns the config, and the option of each config group."""
 
 
 def hydra_overrides(overrides: Sequence[str], sweep: bool = False) -> list[str]:
@@ -107,7 +105,7 @@ def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:
         )
 
 
-def explain_error(error: Exception, experiment: str, overrides: Sequence[str], compose: ComposeExperiment) -> str:
+def explain_error(error: Exception, experiment: str, overrides: Sequence[str], compose: Composer) -> str:
     """Turn an error of Hydra into one line that names what is wrong and lists the known names."""
     text = str(error)
     if message := wrong_type(error):
@@ -128,14 +126,14 @@ def explain_error(error: Exception, experiment: str, overrides: Sequence[str], c
     return " ".join(map(str.strip, text.splitlines()[:3]))
 
 
-def _unknown_key(key: str, experiment: str, overrides: Sequence[str], compose: ComposeExperiment) -> str:
+def _unknown_key(key: str, experiment: str, overrides: Sequence[str], compose: Composer) -> str:
     if (config_dir() / key).is_dir():
         return f"the experiment {experiment} has no choice of {key}: leave {key}=NAME out"
     given = [item.partition("=")[0] for item in overrides]
     choices = [item for item in overrides if item.partition("=")[0] in FAIRSEQ_COMPONENTS]
     if choices and not any(each.rpartition(".")[2] == key.rpartition(".")[2] for each in given):
         return f"{' '.join(choices)} does not fit the experiment {experiment}, which sets its key '{key}'"
-    config, _ = compose(experiment, [item for item in overrides if (config_dir() / item.partition("=")[0]).is_dir()])
+    config, _ = compose([item for item in overrides if (config_dir() / item.partition("=")[0]).is_dir()])
     parent, _, leaf = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent, _, leaf = parent.rpartition(".")
