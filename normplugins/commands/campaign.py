@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run the plans; return 0 if no run is left or with ``--show``, and EX_TEMPFAIL otherwise."""
     with loading():
-        from normplugins.runs.campaign import campaign
+        from normplugins.runs.campaign import campaign, overview, read_plan
 
-    done = campaign(options.plans, options.minutes, options.show, options.results, options.force)
-    return 0 if done or options.show else TIME_IS_UP
+    if options.show:
+        print(overview(read_plan(*options.plans, results=options.results)))
+        return 0
+    return 0 if campaign(options.plans, options.minutes, options.results, options.force) else TIME_IS_UP

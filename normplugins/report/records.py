@@ -137,7 +137,8 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
     if variant.split(",")[0] != norm:
         raise ValueError(f"variant {variant!r} does not begin with norm {norm!r}")
     training, corpus, config = record["training"], record["corpus"], record["config"]
-    hardware, machine = machine_names(record["hardware"])
+    calls = (record, *record.get("later", []))  # a run may be resumed on another machine
+    hardware = "; ".join(dict.fromkeys(machine_names(call["hardware"])[0] for call in calls))
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     ppl, label = record["metrics"].get("ppl"), str(record.get("label") or "")
     seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
@@ -164,7 +165,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "unigram": tuple(_number(unigram[split]) for split in ("valid", "test")) if known else (),
         "subwords": str(corpus.get("subword", {}).get("kind", "")),
         "hardware": hardware,
-        "machine": machine,
+        "machine": machine_names(record["hardware"])[1],
         "threads": int(record["hardware"]["threads"]),
         "version": str(record.get("versions", {}).get("normplugins", "")),
         "label_smoothing": float(config.get("criterion.label_smoothing") or 0),

@@ -125,12 +125,12 @@ def _read(path: Path, results: Path) -> Iterator[Planned]:
                 yield Planned(overrides, settings, run_dir, published)
 
 
-def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, results: Path, force: bool) -> bool:
+def campaign(plans: Sequence[Path], minutes: float | None, results: Path, force: bool) -> bool:
     """Complete the unfinished runs of the plans in order, started ones first, and publish each record in ``results``.
 
     A run is skipped if another process is working in its folder. The campaign stops after this number of minutes, even
-    within a run. With ``force``, it runs and publishes even if the code is not committed; with ``show_only`` it only
-    prints the table. Returns True if no run is left.
+    within a run. With ``force``, it runs and publishes even if the code is not committed. Returns True if no run is
+    left.
 
     Raises:
         UserError: a plan is invalid, the code is not committed, or a run failed for a reason other than a loss that is
@@ -138,9 +138,6 @@ def campaign(plans: Sequence[Path], minutes: float | None, show_only: bool, resu
     """
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     runs = read_plan(*plans, results=results)
-    if show_only:
-        print(overview(runs))
-        return not _left(runs)
     if not force and (reason := record.uncommitted(record.git_commit())):
         raise UserError(f"the records would come from {reason}: commit it, or run the campaign with --force")
     failures: list[str] = []

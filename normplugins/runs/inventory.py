@@ -84,11 +84,6 @@ def split_diverged(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     return ended, [path for path in paths if path.name.endswith(DIVERGED) and path not in replaced]
 
 
-def published_records(results: Path, experiment: str, cell: str) -> tuple[list[Path], list[Path]]:
-    """Return the published files of a cell, as :func:`split_diverged` returns them."""
-    return split_diverged(sorted((results / "runs" / experiment / cell).glob("seed*.json")))
-
-
 def find_runs(root: Path, results: Path) -> list[FoundRun]:
     """Return the runs under ``root`` by experiment, cell and seed; ``results`` may be missing.
 

@@ -9,7 +9,6 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, sha256
 
 
-
 def publish(directory: Path, results: Path, force: bool = False, replace: bool = False) -> Path:
     """Copy the record of a run and its translations into ``results``. Identical files are not written again.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Array
-from normplugins.runs.inventory import RECORD, published_records, split_diverged
+from normplugins.runs.inventory import RECORD, split_diverged
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import sha256
 from normplugins.utils.json_file import read_json
@@ -102,7 +102,7 @@ def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -
     Raises:
         UserError: a record or its translations are damaged.
     """
-    ended, lost = published_records(results, experiment, cell)
+    ended, lost = split_diverged(sorted((results / "runs" / experiment / cell).glob("seed*.json")))
     records = {path: read_json(path, REMEDY) or {} for path in ended}
     scored = [path for path, record in records.items() if checkpoint in record.get("translations", {})]
     runs = {int(records[path]["seed"]): read_run(path, checkpoint, records[path]) for path in scored}

@@ -94,3 +94,9 @@ def test_seeds_stand_in_numerical_order(tmp_path: Path) -> None:
     for seed in (10, 2, 1):
         put(tmp_path, record(seed=seed))
     assert list(read_results(tmp_path)["seed"].unique()) == [1, 2, 10]
+
+
+def test_a_run_that_was_resumed_on_another_processor_names_both(tmp_path: Path) -> None:
+    content = record()
+    put(tmp_path, content | {"later": [{"hardware": content["hardware"] | {"cpu": "2 x Other"}}]})
+    assert list(read_results(tmp_path)["hardware"].unique()) == ["CPU (Some); CPU (Other)"]

@@ -11,7 +11,7 @@ import pytest
 
 from normplugins.report.run_list import run_list
 from normplugins.runs import folder
-from normplugins.runs.inventory import find_runs, progress, published_path, published_records
+from normplugins.runs.inventory import find_runs, progress, published_path, split_diverged
 from normplugins.utils.json_file import write_json
 from tests.helpers.records import put_diverged, put_run, record
 
@@ -142,8 +142,5 @@ def test_runs_are_listed_without_torch(tmp_path):
 
 
 def test_a_record_replaces_the_file_of_an_earlier_run_that_diverged(tmp_path):
-    for seed in (1, 2):
-        put_diverged(tmp_path, "multi30k", "pn", seed)
-    published_path(tmp_path, "multi30k", "pn", 1).write_text("{}", encoding="utf-8")
-    ended, diverged = published_records(tmp_path, "multi30k", "pn")
-    assert [path.name for path in (*ended, *diverged)] == ["seed1.json", "seed2.diverged.json"]
+    paths = [tmp_path / name for name in ("seed1.json", "seed1.diverged.json", "seed2.diverged.json")]
+    assert split_diverged(paths) == ([paths[0]], [paths[2]])
