@@ -128,31 +128,28 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
     given = [ONE_PER_EPOCH.sub(r"\1=[\2]", item) for item in overrides]
     if member := launched():
         given.append(f"distributed_training.distributed_world_size={member.size}")
-    parsed = parse_overrides(given)
-    chosen = [each for each in parsed if _chooses_option(each)]
-    for each in chosen:
+    options: list[str] = []
+    values: list[Override] = []
+    for each in parse_overrides(given):
         group, option = each.key_or_group, each.value()
+        if not (CONFIG_DIR / group).is_dir() and group not in ConfigStore.instance().repo:
+            values.append(each)
+            continue
         if not isinstance(option, str):
             raise UserError(f"{each.input_line}: {group} is chosen by one name, as in {group}=NAME")
         if group in COMPONENTS:
             check_component(group, option)
-    groups = tuple(str(each.input_line) for each in chosen)
-    config, choices = _compose_groups(experiment, groups, tuple(known_norms()))
-    if values := [each for each in parsed if each not in chosen]:
+        options.append(str(each.input_line))
+    config, choices = _compose_groups(experiment, tuple(options), tuple(known_norms()))
+    if values:
         leaves = [key for key, _ in flatten(config, resolve=False)]
         for each in values:
             section = each.key_or_group
-            if not isinstance(each.value(), dict) and any(key.startswith(f"{section}.") for key in leaves):
+            if any(key.startswith(f"{section}.") for key in leaves):
                 raise UserError(f"{each.input_line}: {section} is a section, whose keys are set one by one")
         config = config.copy()
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config, choices
-
-
-def _chooses_option(override: Override) -> bool:
-    """Whether an override chooses the option of a config group rather than setting a value."""
-    known = (CONFIG_DIR / override.key_or_group).is_dir() or override.key_or_group in ConfigStore.instance().repo
-    return known and not isinstance(override.value(), dict)
 
 
 @contextmanager
