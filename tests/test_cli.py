@@ -12,11 +12,6 @@ from normplugins.cli import main
 from tests.helpers.runs import MODEL, command, load, succeed, write_malicious
 
 COMMANDS = ["run", "list", "publish", "clean", "prepare", "evaluate", "report", "import-checkpoint", "fold", "fairseq"]
-TINY = [option for item in MODEL for option in ("--" + item.removeprefix("model.").replace("_", "-")).split("=")]
-TRAINING = [
-    *("--optimizer", "fused_adam", "--lr", "0.01", "--criterion", "label_smoothed_nll", "--max-tokens", "1500"),
-    *("--max-update", "3", "--cpu", "--share-all-embeddings", "--log-format", "simple", "--log-interval", "1"),
-]
 
 
 def test_version(capsys):

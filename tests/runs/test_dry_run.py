@@ -126,10 +126,6 @@ def test_a_plan_on_the_command_line_leaves_nothing_behind(accepted, refused, tmp
     assert "beam" in refused("run", "demo", "dry_run=true", "evaluate.beam=0")
 
 
-def test_a_plan_names_no_other_cell():
-    assert compose("demo", "norm=pn").variant == compose_config("demo", ["norm=pn", "tracking=none"]).variant
-
-
 def test_bytes_saved_by_autograd_equal_a_count_by_hand():
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
     x = torch.randn(7, 3)

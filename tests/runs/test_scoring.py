@@ -63,10 +63,6 @@ def test_every_checkpoint_is_scored_on_each_test_set_and_on_all(scored):
                 expected.ref_len,
             )
             assert found["sacrebleu"]["brevity_penalty"] == round(expected.bp, 4)
-            lowered = [[line.lower() for line in lines] for lines in (plain[part], references[part])]
-            chrf = sacrebleu.corpus_chrf(lowered[0], [lowered[1]])
-            ter = sacrebleu.corpus_ter(plain[part], [references[part]])
-            assert (found["chrf2"]["score"], found["ter"]["score"]) == (chrf.score, ter.score)
             assert all("|case:lc|" in found[metric]["signature"] for metric in ("sacrebleu", "chrf2", "ter"))
 
 

@@ -1,9 +1,6 @@
 """WMT14 from tiny archives of the upstream layout to the record: several batches per update, and both scores."""
 
-import re
-
 import pytest
-import sacrebleu
 
 from tests.helpers.corpora import wmt14_members, write_wmt14
 from tests.helpers.runs import MODEL, Trained, succeed
@@ -44,11 +41,3 @@ def test_from_archives_to_the_record(tmp_path):
     for name, metric in found.items():
         assert f"{name}: {'BLEU = ' if 'bleu' in name else ''}{metric['score']:.2f}" in said
         assert metric["signature"] in said
-    hypotheses = (run.directory / "test.hypotheses").read_text(encoding="utf-8").splitlines()
-    (references,) = tmp_path.glob("data/wmt14/*/tokenized/reference.tokens.de")
-    lines = references.read_text(encoding="utf-8").splitlines()
-    assert any("well-kept" in line for line in lines)
-    both = [[re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", line) for line in side] for side in (hypotheses, lines)]
-    expected = sacrebleu.corpus_bleu(both[0], [both[1]], tokenize="none", force=True)
-    assert found["bleu_compound"]["score"] == expected.score
-    assert found["bleu_compound"]["reference_length"] == expected.ref_len
