@@ -18,7 +18,7 @@ from normplugins.runs.cell import flatten
 from normplugins.runs.fairseq_keys import check_fairseq_keys
 from normplugins.runs.settings import SETTINGS_BY_TASK, SlurmSettings, declared
 from normplugins.training.distributed import launched, on_cpu, sees_own_gpu, world_size
-from normplugins.training.optimizer import read_betas
+from normplugins.training.optimizer import check_adam
 from normplugins.training.tracking import check_installed
 from normplugins.utils.errors import UserError
 from normplugins.utils.paths import without_colon
@@ -168,7 +168,7 @@ def check_values(config: DictConfig) -> None:
             if max(numbers) > most:
                 raise UserError(f"{key} is {value}, but must be at most {most}")
     if "adam_betas" in config.optimizer:
-        read_betas(config.optimizer.adam_betas)
+        check_adam(config.optimizer)
     if "max_length_a" in config.evaluate and config.evaluate.max_length_a == config.evaluate.max_length_b == 0:
         raise UserError("evaluate.max_length_a and evaluate.max_length_b are 0: a translation needs at least 1 token")
     reestimate.check(config)

@@ -47,18 +47,15 @@ class FusedAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             by_kernel: dict[Any, list[Tensor]] = defaultdict(list)  # the parameters of one call of the kernel
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_kernel[self._count_update(parameter), parameter.device].append(parameter)
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state |= {"step": 0} | {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                state["step"] += 1
+                by_kernel[state["step"], parameter.device].append(parameter)
             for (step, device), parameters in by_kernel.items():
                 self._update(group, step, device, parameters)
-
-    def _count_update(self, parameter: Tensor) -> int:
-        """Increment the update count of a parameter and return it; create its state if necessary."""
-        state = self.state[parameter]
-        if not state:
-            state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
-        state["step"] += 1
-        return int(state["step"])
 
     def _update(self, group: dict[str, Any], step: int, device: torch.device, parameters: list[Tensor]) -> None:
         beta1, beta2 = group["betas"]
@@ -90,16 +87,11 @@ for _name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
 
 @register_optimizer("fused_adam", dataclass=FairseqAdamConfig)
 class FairseqFusedAdam(FairseqAdam):
-    """:class:`FusedAdam` as a fairseq optimizer, with the settings of fairseq's ``adam``.
-
-    Raises UserError for settings that choose another implementation, and unless betas are two numbers in [0, 1).
-    """
+    """:class:`FusedAdam` as a fairseq optimizer, with the settings of ``adam`` that :func:`check_adam` accepts."""
 
     def __init__(self, cfg: Any, params: Iterable[Any]) -> None:
         FairseqOptimizer.__init__(self, cfg)
-        for name in ("use_old_adam", "fp16_adam_stats", "tpu"):
-            if getattr(cfg, name, False):
-                raise UserError(f"{name} is no setting of fused_adam: leave it out")
+        check_adam(cfg)
         self._optimizer = FusedAdam(params, **self.optimizer_config)
 
     @property
@@ -118,6 +110,16 @@ class FairseqFusedAdam(FairseqAdam):
 # fairseq resumes only with an optimizer whose class has the name stored in the checkpoint. This class saves the same
 # state as FairseqAdam, so that each can resume the other's run.
 FairseqFusedAdam.__name__ = FairseqAdam.__name__
+
+
+def check_adam(cfg: Any) -> None:
+    """Raise UserError for settings with which fairseq's ``adam``, or our ``fused_adam``, cannot train."""
+    if getattr(cfg, "fp16_adam_stats", False):
+        raise UserError("optimizer.fp16_adam_stats=true: the state of Adam is in float32 here: leave it out")
+    for name in ("use_old_adam", "tpu") if cfg._name == "fused_adam" else ():
+        if getattr(cfg, name, False):
+            raise UserError(f"optimizer.{name}=true: it is no setting of fused_adam: leave it out")
+    read_betas(cfg.adam_betas)
 
 
 def read_betas(betas: Any) -> tuple[float, float]:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
+from normplugins.runs.check import check
+from normplugins.runs.compose import compose_config
 from normplugins.training.optimizer import FusedAdam
 from normplugins.utils.errors import UserError
 from tests.helpers.optimizers import OPTIONS, SHAPES, Calls, config, give_gradients, parameters, run, state_of
@@ -118,6 +120,13 @@ def test_betas_can_be_a_list_or_a_string(betas):
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         optim.build_optimizer(config(**changes).optimizer, parameters(torch.float32))
+
+
+def test_settings_that_adam_cannot_train_with_are_refused_before_a_run():
+    accepted = ["hardware=cpu", "optimizer=adam", "optimizer.use_old_adam=true"]
+    check(compose_config("demo", accepted))
+    with pytest.raises(UserError, match=r"optimizer\.fp16_adam_stats=true"):
+        check(compose_config("demo", [*accepted, "optimizer.fp16_adam_stats=true"]))
 
 
 def scaled(value: Tensor | float) -> list[Tensor]:
