@@ -72,15 +72,15 @@ class Difference:
         return self.bootstrap if len(self.seeds) == 1 else (self.low, self.high)
 
 
-def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, seed: int = SEED) -> list[Resampled]:
+def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES) -> list[Resampled]:
     """Score each run, given by its statistics (N, C), on bootstrap resamples of the sentences.
 
-    ``score`` computes a score from sums of these statistics. All runs share the same resamples, and so do calls with
-    the same seed and number of sentences. Raises ValueError if the arrays differ in shape.
+    All runs share the same resamples, and so do calls with the same number of sentences. Raises ValueError if the
+    arrays differ in shape.
     """
     if not runs:
         return []
-    rng, size = np.random.default_rng(seed), len(runs[0])
+    rng, size = np.random.default_rng(SEED), len(runs[0])
     stacked = np.stack(runs, axis=1).astype(np.float64)  # (N, runs, C)
     found = []
     for begin in range(0, resamples, _CHUNK):
@@ -93,15 +93,12 @@ def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES, se
 
 
 def paired_difference(
-    system: Mapping[int, Resampled], baseline: Mapping[int, Resampled], sentences: bool = True, seed: int = SEED
+    system: Mapping[int, Resampled], baseline: Mapping[int, Resampled], sentences: bool = True
 ) -> Difference:
     """Return the difference of two systems, whose runs are paired by seed. Raises ValueError without a common seed.
 
-    Args:
-        system, baseline: the scores of each run by its seed, from one call of :func:`resample`.
-        sentences: whether the variance between sentences is part of the interval and the p-value; the protocol leaves
-            it out for language models.
-        seed: the seed of the hierarchical bootstrap.
+    Both sides map seeds to scores from one call of :func:`resample`. ``sentences`` says whether the variance between
+    sentences is part of the interval and the p-value; the protocol leaves it out for language models.
     """
     seeds = sorted(system.keys() & baseline.keys())
     if not seeds:
@@ -109,7 +106,7 @@ def paired_difference(
     n, size = len(seeds), system[seeds[0]].sentences
     by_seed = np.array([system[key].score - baseline[key].score for key in seeds])
     resampled = np.stack([system[key].resamples - baseline[key].resamples for key in seeds], axis=1)
-    drawn = np.random.default_rng([seed, n]).integers(n, size=resampled.shape)
+    drawn = np.random.default_rng([SEED, n]).integers(n, size=resampled.shape)
     hierarchical = np.take_along_axis(resampled, drawn, axis=1).mean(axis=1)
     # Symmetric quantiles: with them, swapping the sides negates the interval exactly.
     ordered, cut = np.sort(hierarchical), int(len(hierarchical) * LEVEL / 2)
@@ -173,15 +170,15 @@ def segments(logprobs: NDArray[np.float32], length: int, words: int) -> Array:
     return np.stack([-np.add.reduceat(logprobs.astype(np.float64), begins), counts * (words / len(logprobs))], axis=1)
 
 
-def randomization(system: Array, baseline: Array, score: Score, trials: int = RESAMPLES, seed: int = SEED) -> float:
+def randomization(system: Array, baseline: Array, score: Score) -> float:
     """Return the two-sided p-value of approximate randomization: each row of (N, C) swaps sides at random."""
-    rng, pairs = np.random.default_rng(seed), np.stack([system, baseline])
+    rng, pairs = np.random.default_rng(SEED), np.stack([system, baseline])
     observed, extreme, both = abs(float(np.diff(score(pairs.sum(axis=1)))[0])), 0, pairs.sum(axis=(0, 1))
-    for begin in range(0, trials, _CHUNK):
-        chosen = rng.integers(2, size=(min(_CHUNK, trials - begin), len(system)))
+    for begin in range(0, RESAMPLES, _CHUNK):
+        chosen = rng.integers(2, size=(min(_CHUNK, RESAMPLES - begin), len(system)))
         first = chosen @ (system - baseline) + baseline.sum(axis=0)
         extreme += int((np.abs(score(first) - score(both - first)) >= observed - 1e-12).sum())
-    return (extreme + 1) / (trials + 1)
+    return (extreme + 1) / (RESAMPLES + 1)
 
 
 class _StoredBLEU(BLEU):
