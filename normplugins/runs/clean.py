@@ -26,7 +26,7 @@ def unneeded(directory: Path) -> list[Path]:
         scored = done["files"]["checkpoints"][name]
         if scored["file"] == path.name and scored["sha256"] != sha256(path):
             raise UserError(f"{path} is not the checkpoint that {directory / folder.RECORD} names: nothing is deleted")
-    patterns = (checkpoints.LAST, "checkpoint*.pt.tmp", "crash.pt")
+    patterns = (checkpoints.LAST, "*checkpoint*.pt.tmp", "crash.pt")
     others = [path for pattern in patterns for path in sorted(directory.glob(pattern))]
     return [*checkpoints.epoch_checkpoints(directory), *others]
 

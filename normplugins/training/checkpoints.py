@@ -1,6 +1,5 @@
 """Checkpoints that survive a kill at any moment, and checkpoint averaging."""
 
-import contextlib
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from fairseq.trainer import Trainer
 from normplugins.compat import why_refused
 from normplugins.training.checkpoint_seal import Identity, find_damage, find_difference, identity_of, seal
 from normplugins.utils.errors import UserError
+from normplugins.utils.files import whole_file
 from normplugins.utils.steps import progress
 
 LAST = "checkpoint_last.pt"
@@ -36,8 +36,8 @@ def scored_names(average: int | None) -> list[str]:
 def scored(directory: Path, average: int | None, recalibrate: int | None = None) -> Path:
     """Return the path of the checkpoint with which the recipe is scored.
 
-    It is the mean of the last ``average`` epochs, or the best checkpoint if that is None. With ``recalibrate``, it is
-    the copy of that checkpoint with re-estimated running statistics.
+    It is the mean of the last ``average`` epochs, or the best checkpoint if that is None; with ``recalibrate``, its
+    copy with re-estimated running statistics.
     """
     return directory / (RECALIBRATED if recalibrate else FILES[scored_names(average)[0]])
 
@@ -49,9 +49,8 @@ def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
     a warning, one for each folder.
 
     Raises:
-        UserError: the file names code to run, cannot be read, has changed since it was written, has values that are
-            not finite or negative mean squares, or belongs to another run. For the last checkpoint, the message says
-            from which checkpoint to resume.
+        UserError: the file names code to run, cannot be read, is refused by :func:`find_damage`, or belongs to another
+            run. For the last checkpoint, the message says from which checkpoint to resume.
     """
     try:
         return _load(path, run)
@@ -125,23 +124,16 @@ def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
         UserError: the disk is full or cannot be written; an earlier file of this name is unchanged.
     """
     seal(state)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
-        temporary.replace(path)
-        for target in map(path.with_name, also):
-            temporary = target.with_name(target.name + ".tmp")
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
-            temporary.replace(target)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for name in also:
+            with whole_file(path.with_name(name)) as temporary:
+                try:
+                    os.link(path, temporary)
+                except OSError:
+                    shutil.copyfile(path, temporary)
+    except (UserError, OSError, RuntimeError) as error:
         raise UserError(f"could not write the checkpoint {path}: {error}. An earlier one is unchanged.") from error
 
 

@@ -185,6 +185,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         target = Path(os.path.realpath(path))
         temporary = target.with_name(f".{target.name}.tmp")
         target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a killed process may have left a link to another file
         try:
             yield temporary
             temporary.replace(target)

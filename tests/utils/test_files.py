@@ -28,6 +28,14 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     assert (path.read_text(), names(path.parent)) == ("one\n", ["output"])
 
 
+def test_what_a_killed_process_has_left_is_not_written_into(tmp_path):
+    """It may have linked the temporary name to another file, as checkpoints are linked."""
+    write_text(tmp_path / "one", ["one"])
+    os.link(tmp_path / "one", tmp_path / ".two.tmp")
+    write_text(tmp_path / "two", ["two"])
+    assert (tmp_path / "one").read_text() == "one\n"
+
+
 def test_a_fifo_stays_a_fifo_and_carries_the_text(tmp_path):
     fifo, received = tmp_path / "fifo", []
     os.mkfifo(fifo)
