@@ -99,8 +99,3 @@ def test_equal_to_the_definition(segment, context, transformer_lm, made_up_text)
 def test_equal_to_fairseq_eval_lm(transformer_lm, tmp_path):
     bits = eval_lm(transformer_lm.directory / "checkpoint_best.pt", bin_dir(transformer_lm), tmp_path)
     assert transformer_lm.record["metrics"]["ppl"]["nats"] / math.log(2) == pytest.approx(bits, abs=1e-4)
-
-
-def test_a_segment_longer_than_the_model_takes(tensor_lm):
-    with pytest.raises(UserError, match="at most 8 tokens"):
-        token_logprobs(tensor_lm.directory / "checkpoint_best.pt", bin_dir(tensor_lm), Windows(9), cpu=True)

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 SHAPES = [(7,), (5, 3), (2, 4, 3), (1,), (33, 9)]
 # The position of eps in the equation affects the result only if eps is not small compared with sqrt(v).
@@ -55,16 +54,3 @@ def config(**changes: Any) -> Any:
             "distributed_training": {"distributed_world_size": 1},
         }
     )
-
-
-class Calls(TorchDispatchMode):
-    """Counts the calls of each operator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: dict[str, int] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.namespace != "profiler":
-            self.counts[str(function)] = self.counts.get(str(function), 0) + 1
-        return function(*args, **(kwargs or {}))

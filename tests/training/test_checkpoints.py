@@ -140,12 +140,11 @@ def test_a_refused_checkpoint_names_the_newest_sound_one(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["common:\n  seed: 1\n", "(lp0\n.", "multi30k pn seed 1\n", "", "\n"])
-@pytest.mark.parametrize("name", ["config.yaml", "train.log"])
-def test_a_file_that_is_no_checkpoint_is_called_so_without_advice_to_replace_one(tmp_path, name, content):
+def test_a_file_that_is_no_checkpoint_is_called_so_without_advice_to_replace_one(tmp_path, content):
     checkpoints.write({"model": {"weight": torch.ones(2)}, "extra_state": {}}, tmp_path / "checkpoint1.pt")
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=f"{name} was refused: it is damaged or no checkpoint. Use another"):
-        checkpoints.load(tmp_path / name)
+    (tmp_path / "config.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.yaml was refused: it is damaged or no checkpoint\. Use another"):
+        checkpoints.load(tmp_path / "config.yaml")
 
 
 def test_the_way_out_can_be_pasted_into_a_shell(tmp_path):
