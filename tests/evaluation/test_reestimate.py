@@ -75,11 +75,6 @@ def test_psi_is_the_quadratic_mean_over_every_real_token_of_the_batches(run):
         torch.testing.assert_close(found[f"{name}.running_phi"].double(), together.square().mean(0), rtol=1e-5, atol=0)
 
 
-def test_the_same_batches_give_the_same_statistics_because_dropout_is_off(run):
-    assert run[0].model.dropout > 0
-    assert not differences(measure(*run)[0], measure(*run)[0])
-
-
 def test_more_batches_than_an_epoch_has_are_that_epoch(run):
     config, model, _, task = reload(run)
     config.evaluate.recalibrate = 10_000

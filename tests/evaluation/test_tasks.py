@@ -40,9 +40,6 @@ def ptb():
     [
         (["evaluate.context=32"], "evaluate.context=32"),
         (["evaluate.segment=33"], "at most 32"),
-        (["task.sample_break_mode=eos"], "sample_break_mode=eos"),
-        (["task.add_bos_token=true"], "task.add_bos_token=true"),
-        (["task.past_target=true"], "task.past_target=true"),
         (["dataset.max_tokens=31"], "dataset.max_tokens=31"),
         (["dataset.batch_size=null"], "dataset.batch_size"),
         (["optimization.max_update=0", "optimization.max_epoch=3"], "optimization.max_update=0"),

@@ -44,18 +44,6 @@ def test_average_is_the_mean_with_the_counts_of_the_last_checkpoint(dtype, tmp_p
     assert checkpoints.averaged_from(tmp_path / "mean.pt") == [path.name for path in paths]
 
 
-def test_average_of_a_run_is_the_mean_of_its_epochs(trained):
-    epochs = [load(path)["model"] for path in checkpoints.epoch_checkpoints(trained.directory)]
-    assert len(epochs) == 3
-    for name, value in load(trained.directory / checkpoints.AVERAGED)["model"].items():
-        if value.is_floating_point():
-            mean = torch.stack([epoch[name].double() for epoch in epochs]).mean(0)
-            torch.testing.assert_close(value.double(), mean, rtol=1e-7, atol=1e-12)
-        else:
-            assert torch.equal(value, epochs[-1][name])
-    assert any(name.endswith("num_updates") for name in epochs[0])
-
-
 def test_averaging_nothing_or_different_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="not finished an epoch"):
         checkpoints.average([], tmp_path / "mean.pt")

@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from fairseq import criterions
 from fairseq.distributed import LegacyDistributedDataParallel, ModuleProxyWrapper
-from fairseq.logging import metrics
 from fairseq.models import ARCH_CONFIG_REGISTRY
 from fairseq.models.lstm import LSTMModel
 from fairseq.models.transformer import TransformerModel
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normplugins.training.criterion import LabelSmoothedNLL, output_weight
+from normplugins.training.criterion import output_weight
 from normplugins.training.trainer import empty
 from tests.helpers.models import PAD, make_batch, make_model, make_settings, make_task
 
@@ -71,21 +70,6 @@ def test_loss_counts_logs_and_gradients_equal_fairseqs(name, sentence_avg):
         assert_close(ours, theirs, rtol=1e-6, atol=1e-6, check_dtype=False)  # fairseq's softmax is of float32
     assert_close(got[3], wanted[3], rtol=1e-5, atol=1e-6)
     assert any(gradient is not None and gradient.any() for gradient in got[3].values())
-
-
-@pytest.mark.parametrize("name", ["tied", "stock transformer"])
-def test_reduced_metrics_equal_fairseqs(name):
-    """Means over several batches, including perplexity, without gradients as in validation."""
-    model, means = MODELS[name]().eval(), []
-    for kind in BOTH:
-        criterion = build(kind)
-        with metrics.aggregate(new_root=True) as aggregate, torch.no_grad():
-            logs = [criterion(model, sample(seed))[2] for seed in range(3)]
-            type(criterion).reduce_metrics(logs)
-        means.append(aggregate.get_smoothed_values())
-    assert set(means[0]) == {"loss", "nll_loss", "ppl"}
-    assert means[0] == pytest.approx(means[1], rel=1e-5)
-    assert LabelSmoothedNLL.logging_outputs_can_be_summed()
 
 
 def test_a_transformer_computes_no_logits_itself():

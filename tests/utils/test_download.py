@@ -88,10 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         """Answer as a host does that has lost the file."""
         if fault == "silence":
             self.server.silent.wait()
-        elif fault in ("moved", "moved-away"):
+        elif fault == "moved-away":
             self.send_response(301)
-            if fault == "moved":
-                self.send_header("Location", "/file.bin")
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif fault.isdecimal():
@@ -236,11 +234,6 @@ def test_an_interrupted_check_leaves_no_unchecked_file(server: Server, tmp_path:
         fetch("file.bin", [server.url], folder, quiet, interrupted)
     assert not {"file.bin", "unchecked"} & {*names(folder)}
     assert fetch("file.bin", [server.url], folder, quiet, is_the_file).read_bytes() == CONTENT
-
-
-def test_an_address_that_has_moved_is_followed(server: Server, tmp_path: Path) -> None:
-    moved = server.url.replace("file.bin", "moved")
-    assert fetch("file.bin", [moved], tmp_path / "corpus" / "raw", quiet, is_the_file).read_bytes() == CONTENT
 
 
 @pytest.mark.usefixtures("impatient")
