@@ -143,12 +143,6 @@ def epoch_checkpoints(directory: Path, pattern: str = r"checkpoint(\d+)\.pt", bo
     return [path for number, path in sorted((int(match[1]), path) for match, path in found if match) if number <= bound]
 
 
-def keep_newest(directory: Path, count: int) -> None:
-    """Delete all but the newest ``count`` end-of-epoch checkpoints."""
-    for path in epoch_checkpoints(directory)[:-count]:
-        path.unlink()
-
-
 def average(paths: Sequence[Path], destination: Path, run: Identity | None = None) -> None:
     """Write the mean of several checkpoints of one model, without optimizer state.
 

@@ -254,7 +254,8 @@ class _Training:
         also = ([checkpoints.BEST] if best else []) + ([checkpoints.LAST] if epoch_end else [])
         checkpoints.save(self.trainer, self.directory / name, extra_state, also)
         if self.trainer.is_data_parallel_master:
-            checkpoints.keep_newest(self.directory, self.config.evaluate.average or 1)
+            for old in checkpoints.epoch_checkpoints(self.directory)[: -(self.config.evaluate.average or 1)]:
+                old.unlink()
         self.saved_at, self.saved_update = self.trainer.cumulative_training_time(), history.updates
 
     def stop_not_finite(self, samples: list[dict[str, Any]], reason: str) -> NoReturn:
