@@ -8,7 +8,6 @@ from fairseq import optim
 from fairseq.optim.adam import Adam
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.testing import assert_close
 
 from normplugins.runs.check import check
@@ -115,18 +114,6 @@ def test_settings_that_adam_cannot_train_with_are_refused_before_a_run():
     check(compose_config("demo", accepted))
     with pytest.raises(UserError, match=r"optimizer\.fp16_adam_stats=true"):
         check(compose_config("demo", [*accepted, "optimizer.fp16_adam_stats=true"]))
-
-
-def scaled(value: Tensor | float) -> list[Tensor]:
-    params = parameters(torch.float32)
-    give_gradients(params, 0, without=(2,))
-    optim.build_optimizer(config().optimizer, params).multiply_grads(value)
-    return [parameter.grad for parameter in params if parameter.grad is not None]
-
-
-def test_gradients_are_scaled_by_a_number_or_a_tensor():
-    assert_close(scaled(0.5), [gradient * 0.5 for gradient in scaled(1.0)])
-    assert_close(scaled(torch.tensor(0.5)), scaled(0.5))
 
 
 def test_class_name_equals_fairseqs_for_checkpoints():
