@@ -12,6 +12,7 @@ from typing import Any
 
 import normplugins
 from normplugins.utils.errors import UserError
+from normplugins.utils.paths import PACKAGE
 
 AVERAGE = "average-checkpoints"
 TOOLS = ("train", "hydra-train", "validate", "generate", "interactive", "score", "eval-lm", "preprocess", AVERAGE)
@@ -32,9 +33,8 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     arguments = list(arguments)
     if our_models and tool not in WITHOUT_MODELS:
         normplugins.register()
-        plugin = str(Path(normplugins.__file__).parent)
-        given = any(item.startswith(("--user-dir", "common.user_dir=")) for item in arguments)  # the user's own plugin
-        arguments += [] if given else [f"common.user_dir={plugin}"] if tool == "hydra-train" else ["--user-dir", plugin]
+        if not any(item.startswith(("--user-dir", "common.user_dir=")) for item in arguments):  # the user's own plugin
+            arguments += [f"common.user_dir={PACKAGE}"] if tool == "hydra-train" else ["--user-dir", str(PACKAGE)]
     from normplugins.utils.threads import keep_memory  # imports PyTorch
 
     keep_memory()

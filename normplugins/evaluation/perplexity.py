@@ -83,7 +83,7 @@ def perplexity(
         subwords, words: of a text in subwords, their kind and the number of words and line ends.
     """
     tokens = words or len(logprobs)
-    nats = -float(logprobs.sum(dtype=np.float64)) / tokens if subwords else -float(logprobs.mean(dtype=np.float64))
+    nats = -float(logprobs.sum(dtype=np.float64)) / tokens
     if not math.isfinite(nats):
         broken = int((~np.isfinite(logprobs)).sum())
         raise UserError(f"the log-probabilities that the model gives to {broken:,} tokens are not finite")

@@ -96,15 +96,6 @@ def test_tracked_runs_carry_the_label_too(tmp_path):
     assert len(NORM_SEES_THE_FUTURE) <= 64, "the longest tag of wandb"
 
 
-def test_a_complete_run_is_not_repeated(tensor_lm, accepted, at_home):
-    at_home(tensor_lm.folder)
-    before = files(tensor_lm.folder)
-    said = accepted("run", "ptb", "norm=pn", "tracking=none", "run_dir=run", *TINY_LM)
-    assert "already complete" in said
-    assert SEES_THE_FUTURE in said
-    assert files(tensor_lm.folder) == before
-
-
 @pytest.mark.slow
 def test_the_mean_of_an_adaptive_softmax_is_scored_as_by_eval_lm(accepted, at_home, tmp_path):
     """wikitext2's recipe on the made-up text, with the mean of two checkpoints."""
