@@ -14,12 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from normplugins.runs.check import check
-from normplugins.runs.compose import compose_config
-from normplugins.runs.run import description
-from normplugins.training.distributed import Member, launched
 from normplugins.training.history import saved_history
-from normplugins.utils.errors import UserError
 from tests.helpers.runs import (
     PATIENCE,
     REPOSITORY,
@@ -221,15 +216,6 @@ def test_a_rank_with_other_settings_ends_all_ranks_before_anything_is_written(tr
 
 
 @pytest.mark.slow
-def test_places_and_tracking_may_differ():
-    one, other, seed = (
-        description(compose_config("demo", ["hardware=cpu", *overrides]))
-        for overrides in ([], ["hardware.threads=2", "tracking=wandb", "force=true", "data_dir=there"], ["seed=2"])
-    )
-    assert one == other != seed
-
-
-@pytest.mark.slow
 def test_delayed_ranks_save_at_the_same_updates(trained, tmp_path):
     """Rank 1 begins to train two seconds after rank zero, and the time for a checkpoint is half a second."""
     short = ["optimization.max_update=12", "evaluate.translate=false", "evaluate.average=null"]
@@ -320,62 +306,3 @@ def test_the_error_of_a_launched_process_is_one_line(trained, tmp_path):
     assert len(errors) == 1, said
     assert re.fullmatch(r"normplugins: update \d+: .*layers\.0\.\S+ is not finite\. .*", errors[0])
     assert "Traceback" not in said
-
-
-@pytest.mark.slow
-def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    with pytest.raises(UserError, match=r"8 processes on this machine .* PyTorch sees 3"):
-        check(compose_config("demo", ["hardware=gpu8"]))
-    config = compose_config("demo", ["hardware=gpus", "norm=bn"])
-    check(config)
-    assert (config.hardware.processes, config.variant) == (3, "bn,processes=3")
-
-
-@pytest.mark.slow
-def test_a_task_of_srun_may_see_its_own_gpu_only(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}.items():
-        monkeypatch.setenv(name, value)
-    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-    srun = {"PROCID": "1", "STEP_NUM_TASKS": "2", "LOCALID": "1", "STEP_TASKS_PER_NODE": "2"}
-    for name, value in srun.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert launched().gpu == 0
-    check(compose_config("demo"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert launched().gpu == 1
-    check(compose_config("demo"))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for name, value in torchrun.items():
-        monkeypatch.setenv(name, value)
-    assert launched().gpu == 1
-    with pytest.raises(UserError, match=r"2 processes on this machine .* --gpus-per-task=1 gives each a GPU"):
-        check(compose_config("demo"))
-
-
-@pytest.mark.slow
-def test_the_launcher_determines_the_number_of_processes(monkeypatch):
-    for name, value in {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "RANK": "5", "WORLD_SIZE": "16"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert launched() == Member(5, 16, 1, 4)
-    config = compose_config("demo", ["hardware=cpu", "norm=bn"])
-    assert (config.distributed_training.distributed_world_size, config.variant) == (16, "bn,processes=16")
-    check(config)
-    with pytest.raises(UserError, match=r"hardware.processes=2, and the launcher started 4"):
-        check(compose_config("demo", ["hardware=cpu", "hardware.processes=2"]))
-
-
-def test_tasks_of_srun_count_if_they_have_an_address(monkeypatch):
-    for name, value in {"PROCID": "3", "STEP_NUM_TASKS": "4", "LOCALID": "1", "STEP_TASKS_PER_NODE": "2(x2)"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert launched() is None
-    monkeypatch.setenv("MASTER_ADDR", "node1")
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    assert launched() == Member(3, 4, 1, 2)
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert launched() is None
