@@ -1,6 +1,8 @@
 """Comparison of fused_adam with fairseq's Adam: updates, state, and resuming from each other's checkpoints."""
 
+import io
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,13 +10,51 @@ from fairseq import optim
 from fairseq.optim.adam import Adam
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import nn
 from torch.testing import assert_close
 
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config
 from normplugins.training.optimizer import FusedAdam
 from normplugins.utils.errors import UserError
-from tests.helpers.optimizers import OPTIONS, SHAPES, config, give_gradients, parameters, run, state_of
+
+SHAPES = [(7,), (5, 3), (2, 4, 3), (1,), (33, 9)]
+# The position of eps in the equation affects the result only if eps is not small compared with sqrt(v).
+OPTIONS = {"lr": 0.01, "betas": (0.9, 0.98), "eps": 1e-2, "weight_decay": 0.1}
+
+
+def parameters(dtype: torch.dtype, seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in SHAPES]
+
+
+def give_gradients(params: list[nn.Parameter], update: int, without: tuple[int, ...] = ()) -> None:
+    """Set gradients of very different sizes, the same for every optimizer, and none for the parameters ``without``."""
+    generator = torch.Generator().manual_seed(1000 + update)
+    for index, parameter in enumerate(params):
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 10.0 ** (index - 3)
+        parameter.grad = None if index in without else drawn.to(parameter.dtype)
+
+
+def run(optimizer: Any, params: list[nn.Parameter], updates: range) -> None:
+    for update in updates:
+        give_gradients(params, update)
+        optimizer.step()
+
+
+def state_of(optimizer: Any) -> dict[str, Any]:
+    """The state that a checkpoint holds, after it was saved to a file and loaded."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def build(**changes: Any) -> Any:
+    """Return a fairseq optimizer of new parameters, ``fused_adam`` unless another is named."""
+    settings = {"_name": "fused_adam", "adam_betas": [0.9, 0.98], "lr": [0.01], "tpu": False}
+    return optim.build_optimizer(OmegaConf.create(settings | changes), parameters(torch.float32))
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
@@ -85,7 +125,7 @@ def test_resuming_from_a_checkpoint_of_either_optimizer(before, after):
 
 @pytest.mark.parametrize("betas", ["(0.9, 0.98)", "[0.9,0.98]", [0.9, 0.98], [0, "0.98"]])
 def test_betas_can_be_a_list_or_a_string(betas):
-    built = optim.build_optimizer(config(adam_betas=betas).optimizer, parameters(torch.float32))
+    built = build(adam_betas=betas)
     assert type(built.optimizer) is FusedAdam
     first = 0 if betas == [0, "0.98"] else 0.9
     assert built.param_groups[0]["betas"] == (first, 0.98)
@@ -106,7 +146,7 @@ def test_betas_can_be_a_list_or_a_string(betas):
 )
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
-        optim.build_optimizer(config(**changes).optimizer, parameters(torch.float32))
+        build(**changes)
 
 
 def test_settings_that_adam_cannot_train_with_are_refused_before_a_run():
@@ -118,9 +158,6 @@ def test_settings_that_adam_cannot_train_with_are_refused_before_a_run():
 
 def test_class_name_equals_fairseqs_for_checkpoints():
     """fairseq identifies optimizers in checkpoints by their class name."""
-    built = [
-        optim.build_optimizer(config(_name=name).optimizer, parameters(torch.float32))
-        for name in ("adam", "fused_adam")
-    ]
+    built = [build(_name=name) for name in ("adam", "fused_adam")]
     assert len({type(optimizer).__name__ for optimizer in built}) == 1
     assert len({type(optimizer) for optimizer in built}) == 2
