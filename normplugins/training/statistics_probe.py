@@ -128,8 +128,8 @@ def measure(
     """Compute the numbers of docs/probe.md for one pass of a norm, over the tokens of its batch.
 
     It draws no random number and changes nothing in the norm. x and y = norm(x) are (T, B, C) or (N, C), as are the
-    gradient ``grad_y`` and the norm's own part ``grad_x`` of the gradient of x; ``padding_mask`` is (B, T) or (N,).
-    ``running`` is what :func:`running_before` returned before this pass.
+    gradient ``grad_y`` and the norm's own part ``grad_x`` of the gradient of x; ``padding_mask``, (B, T) or (N,), is
+    True at padding. ``running`` is what :func:`running_before` returned before this pass.
 
     Returns:
         Scalars in float64 on the device of ``x``; none for a batch without tokens.

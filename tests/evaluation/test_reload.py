@@ -28,8 +28,8 @@ def save(model: NormTransformer, settings: dict, path) -> None:
     torch_persistent_save(state | {"optimizer_history": [history], "extra_state": {}}, str(path))
 
 
-def translate(model: NormTransformer, incremental: bool = True, beam: int = 3) -> list[tuple[list[int], float]]:
-    generator = SequenceGenerator([model], model.decoder.dictionary, beam_size=beam, max_len=12)
+def translate(model: NormTransformer, incremental: bool = True) -> list[tuple[list[int], float]]:
+    generator = SequenceGenerator([model], model.decoder.dictionary, beam_size=3, max_len=12)
     generator.model.has_incremental = incremental
     hypotheses = generator.generate([model], {"net_input": {"src_tokens": make_batch(9)["src_tokens"]}})
     return [(h["tokens"].tolist(), h["score"].item()) for sentence in hypotheses for h in sentence]
