@@ -101,6 +101,11 @@ class FairseqFusedAdam(FairseqAdam):
         betas = read_betas(self.cfg.adam_betas)
         return {"lr": lr, "betas": betas, "eps": self.cfg.adam_eps, "weight_decay": self.cfg.weight_decay}
 
+    def multiply_grads(self, c: float | Tensor) -> None:
+        """Multiply all gradients by ``c``."""
+        if gradients := [parameter.grad for parameter in self.params if parameter.grad is not None]:
+            torch._foreach_mul_(gradients, c.to(gradients[0].device) if isinstance(c, Tensor) else c)
+
 
 # fairseq resumes only with an optimizer whose class has the name stored in the checkpoint. This class saves the same
 # state as FairseqAdam, so that each can resume the other's run.

@@ -11,7 +11,7 @@ from fairseq.optim.adam import Adam
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from normplugins.runs.check import check
@@ -154,6 +154,18 @@ def test_settings_that_adam_cannot_train_with_are_refused_before_a_run():
     check(compose_config("demo", accepted))
     with pytest.raises(UserError, match=r"optimizer\.fp16_adam_stats=true"):
         check(compose_config("demo", [*accepted, "optimizer.fp16_adam_stats=true"]))
+
+
+def scaled(value: Tensor | float) -> list[Tensor]:
+    optimizer = build()
+    give_gradients(optimizer.params, 0, without=(2,))
+    optimizer.multiply_grads(value)
+    return [parameter.grad for parameter in optimizer.params if parameter.grad is not None]
+
+
+def test_gradients_are_scaled_by_a_number_or_a_tensor():
+    assert_close(scaled(0.5), [gradient * 0.5 for gradient in scaled(1.0)])
+    assert_close(scaled(torch.tensor(0.5)), scaled(0.5))
 
 
 def test_class_name_equals_fairseqs_for_checkpoints():
