@@ -133,11 +133,15 @@ def rows(
     where: Mapping[str, Any],
     **work: float,
 ) -> pd.DataFrame:
-    """Return the rows of a case (:func:`case_of`), with the columns ``where`` of :func:`machine`.
+    """Return the rows of a case.
 
-    ``found`` has the seconds of each turn by provider and direction ("" where there is only one). Each provider is
-    compared with the ``baseline``, direction by direction. ``work`` is what one call does, such as ``words=4096``; the
-    column ``words_per_s`` is computed from it.
+    Args:
+        benchmark: the name of the benchmark.
+        case: the text of ``case_of``.
+        found: the seconds of each turn by provider and direction ("" where there is only one direction).
+        baseline: the provider with which the others are compared, direction by direction.
+        where: the columns of ``machine``.
+        work: what one call does, such as ``words=4096``; the column ``words_per_s`` is computed from it.
     """
     made = []
     for (provider, direction), times in found.items():

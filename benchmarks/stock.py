@@ -88,8 +88,10 @@ def stock_model(config: DictConfig, task: Any) -> BaseFairseqModel:
 def from_stock(stock: BaseFairseqModel) -> NormTransformer:
     """Build a norm_transformer with LayerNorm and copies of the weights of stock fairseq's transformer.
 
-    It computes the same function except for dropout, whose masks differ. Raises UserError for a feature that
-    norm_transformer does not have.
+    It computes the same function except for dropout, whose masks differ.
+
+    Raises:
+        UserError: the model uses a feature that norm_transformer does not have.
     """
     task = Namespace(source_dictionary=stock.encoder.dictionary, target_dictionary=stock.decoder.dictionary)
     model = NormTransformer.build_model(convert_settings(stock.cfg, "the stock model"), task)

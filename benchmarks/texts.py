@@ -50,9 +50,15 @@ def random_batches(config: DictConfig) -> tuple[Any, Callable[[int], dict[str, A
 def text_task(config: DictConfig, lengths: Path | None) -> tuple[Any, str]:
     """Return a translation task with its datasets, and the name of their text in a case.
 
-    The text is random words in pairs with the ``lengths`` in an ``.npz`` file, which has an array for each language
-    under its code, ``</s>`` included; without a file, it is the prepared corpus. Without either, its name is
-    ``MADE_UP``, and the task has no datasets. Raises UserError if the file cannot be read or lacks a language.
+    The text is random words in pairs with the lengths in a file; without a file, the prepared corpus. Without either,
+    its name is ``MADE_UP``, and the task has no datasets.
+
+    Args:
+        config: the config of a translation experiment.
+        lengths: an ``.npz`` file with an array of lengths for each language, under its code; lengths include ``</s>``.
+
+    Raises:
+        UserError: the file cannot be read or lacks a language.
     """
     normplugins.register()
     corpus, settings = corpus_config(config.corpus), fairseq_config(config)

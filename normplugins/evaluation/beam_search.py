@@ -115,8 +115,11 @@ class BeamSearch(SequenceGenerator):
     def _candidates(self, logits: Tensor, totals: Tensor, step: int, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Return the best continuations of each sentence's hypotheses: two per beam slot, since half of them may end.
 
-        ``logits`` (B, n, V) are overwritten. ``totals`` (B, n) are the scores of the hypotheses so far, of ``step``
-        tokens each, which must end here if this step is the ``last``.
+        Args:
+            logits: (B, n, V), overwritten.
+            totals: scores of the hypotheses so far (B, n).
+            step: number of tokens generated before this one.
+            last: whether the hypotheses must end here.
 
         Returns:
             The scores, best first, the tokens, and the indices of the continued hypotheses among the hypotheses of all

@@ -25,10 +25,14 @@ SENTENCES, LENGTH = 16, 24
 def measure_gradients(norm: str, layers: Sequence[int], seeds: int = 3, width: int = WIDTH) -> Iterator[dict[str, Any]]:
     """Yield the gradient norms of newly initialized transformers of each depth in ``layers`` on random sentences.
 
-    Both stacks have the same depth, norm and ``width``, and feed-forward layers have twice that width. There is a row
-    for each placement, number of layers, stack and layer (from 1). Its ``gradient`` is the Frobenius norm of dL/dW of
-    the layer's second feed-forward weight, where L is the mean negative log-likelihood of a token in nats, averaged
-    over ``seeds`` initializations and batches. Raises UserError if the norm is unknown, or a decoder cannot have it.
+    Both stacks have the same depth, norm and ``width``, and feed-forward layers have twice that width. Raises UserError
+    if the norm is unknown, or a decoder cannot have it.
+
+    Yields:
+        A row for each placement, number of layers, stack and layer, with the keys ``norm``, ``placement``, ``layers``,
+        ``stack``, ``layer`` (from 1), ``gradient``, ``seeds`` and ``width``. The gradient is the Frobenius norm of
+        dL/dW of the layer's second feed-forward weight, where L is the mean negative log-likelihood of a token in nats,
+        averaged over ``seeds`` initializations and batches.
     """
     for placement in PLACEMENTS:
         for depth in layers:

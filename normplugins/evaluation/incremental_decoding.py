@@ -18,7 +18,12 @@ SPARE = 8
 
 
 class _Attention:
-    """An attention module of a layer, with its key-value cache (2, B, H, slots, C/H)."""
+    """An attention module of a layer, with its key-value cache.
+
+    Args:
+        module: the layer's attention.
+        keys_and_values: (2, B, H, slots, C/H).
+    """
 
     def __init__(self, module: SelfAttention | CrossAttention, keys_and_values: Tensor) -> None:
         self.heads, self.out = module.heads, module.out
@@ -62,7 +67,11 @@ class DecodingState:
 
     The hypotheses of a sentence share its cache slots, and a mask says which slots each one sees. A hypothesis that
     continues another one sees the slots of that one, so reordering hypotheses copies nothing. When the cache is full,
-    slots that no hypothesis sees are dropped. The decoder is in evaluation mode.
+    slots that no hypothesis sees are dropped.
+
+    Args:
+        decoder: the decoder, in evaluation mode.
+        encoder_out: the encoder's output for the B sentences.
     """
 
     def __init__(self, decoder: NormTransformerDecoder, encoder_out: EncoderOut) -> None:

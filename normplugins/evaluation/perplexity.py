@@ -78,9 +78,11 @@ def perplexity(
 
     Args:
         logprobs: the natural log-probability of each token that the model reads.
-        windows, causal: how the text was split, and whether no position sees the tokens after it.
+        windows: how the text was split.
+        causal: whether no position sees the tokens after it.
         partial: whether the tokens of a shorter last window were ``counted`` or ``dropped``.
-        subwords, words: of a text in subwords, their kind and the number of words and line ends.
+        subwords: the kind of subwords that the text is split into, if any.
+        words: the number of words and line ends of a text in subwords.
     """
     tokens = words or len(logprobs)
     nats = -float(logprobs.sum(dtype=np.float64)) / tokens

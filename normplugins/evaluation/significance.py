@@ -47,8 +47,9 @@ class Difference:
         seeds: the seeds that both sides have.
         by_seed: the difference of the two corpus scores of each seed.
         sentences: the number of sentences or segments that were resampled.
-        seed_variance: s² / n with the variance s² between seeds, NaN with one seed. s² includes the variance between
-            sentences that belongs to a single seed, and is taken as at least that: few seeds can agree by chance.
+        seed_variance: s² / n, NaN with one seed. s² is the variance between seeds. It includes the variance between
+            sentences that belongs to a single seed, and is never taken as less than that, because few seeds can agree
+            by chance.
         sentence_variance: the part of the variance between sentences that is common to all seeds, NaN with one seed.
         bootstrap: the 95 % percentile interval of the hierarchical bootstrap. With few seeds it is too narrow, and no
             verdict rests on it. With one seed it is the interval over sentences alone.
@@ -223,9 +224,13 @@ def verdict(
 ) -> str:
     """Return the protocol's verdict on a difference, such as ``better``, ``worse, equivalent`` or ``undecided``.
 
-    ``p_adjusted`` is its p-value, adjusted by Holm's method. The systems are equivalent if the 95 % interval lies
-    within ± ``margin``, unless that is None. ``diverged`` counts the diverged runs of the system and of the baseline:
-    the side with more of them is never called better.
+    Args:
+        found: the difference.
+        p_adjusted: its p-value, adjusted by Holm's method.
+        margin: the systems are equivalent if the 95 % interval lies within ± this; None if there is no margin.
+        lower_is_better: whether a lower score is better.
+        diverged: the number of runs that diverged, of the system and of the baseline. The side with more of them is
+            never called better.
     """
     if len(found.seeds) < 2:
         return "one seed: no verdict"

@@ -96,8 +96,9 @@ def smoothed_loss(
     Args:
         x: features (N, C), of float64, float32 or bfloat16.
         weight: (V, C), of the same dtype, or float32 for a bfloat16 ``x``.
-        target: (N,); tokens with the target ``ignored`` are not counted.
+        target: (N,).
         epsilon: label smoothing.
+        ignored: the target index of tokens that are not counted.
         chunk: tokens whose logits are in memory at once; None: the fastest number on the device.
         skip_ignored: skip the logits of ignored tokens, which makes the host wait for the device; None: only on a CPU.
 

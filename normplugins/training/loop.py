@@ -32,11 +32,15 @@ from normplugins.utils.signals import deferred_signals
 def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: str, tracker: Tracker) -> None:
     """Train until the run ends, from the last checkpoint in ``checkpoint.save_dir`` if there is one.
 
-    Each process of a run calls this function, with the part of its config that fairseq's trainer takes as
-    ``fairseq_config``. It leaves ``checkpoint_last.pt``, ``checkpoint_best.pt`` and the checkpoints of the last
-    ``evaluate.average`` epochs, which name the ``run``; the tracker receives the curves in rank zero. On SIGTERM or
-    SIGALRM a single process finishes the current update and saves a checkpoint before it ends. Several processes, which
-    can only save together, end at once.
+    Each process of a run calls this function. It leaves ``checkpoint_last.pt``, ``checkpoint_best.pt`` and the
+    checkpoints of the last ``evaluate.average`` epochs. On SIGTERM or SIGALRM a single process finishes the current
+    update and saves a checkpoint before it ends. Several processes, which can only save together, end at once.
+
+    Args:
+        config: the run's config; ``fairseq_config`` is the part of it that fairseq's trainer takes.
+        run: the identity of the run, which its checkpoints name.
+        title: the title of the progress display.
+        tracker: receives the curves in rank zero.
 
     Raises:
         NotFinite: the loss or a gradient is not finite; the message names the layer and the update.

@@ -21,8 +21,11 @@ LOG = "train.log"
 class Progress:
     """Shows how far a run is, with its loss, speed and time left.
 
-    The run ends at the latest after ``total`` updates, of which a resumed run made ``done`` before; with None, only
-    patience ends it. The file ``log`` gets every line, including those that a bar replaces; None: nothing is shown.
+    Args:
+        title: what is running, such as ``iwslt14 pn seed 1``.
+        total: number of updates after which the run ends at the latest, or None if only patience ends it.
+        done: number of updates that a resumed run made before; 0 for a new run.
+        log: a file that gets every line, including the lines that a bar replaces; None: show and write nothing.
     """
 
     def __init__(self, title: str, total: int | None, done: int, log: Path | None) -> None:

@@ -127,9 +127,16 @@ def measure(
 ) -> dict[str, Tensor]:
     """Compute the numbers of docs/probe.md for one pass of a norm, over the tokens of its batch.
 
-    It draws no random number and changes nothing in the norm. x and y = norm(x) are (T, B, C) or (N, C), as are the
-    gradient ``grad_y`` and the norm's own part ``grad_x`` of the gradient of x; ``padding_mask``, (B, T) or (N,), is
-    True at padding. ``running`` is what :func:`running_before` returned before this pass.
+    It draws no random number and changes nothing in the norm.
+
+    Args:
+        norm: the norm.
+        x: its input, (T, B, C) or (N, C).
+        padding_mask: (B, T) or (N,), True at padding.
+        y: norm(x), in the shape of ``x``.
+        grad_y: gradient with respect to ``y``.
+        grad_x: the norm's part of the gradient with respect to ``x``.
+        running: what :func:`running_before` returned before this pass.
 
     Returns:
         Scalars in float64 on the device of ``x``; none for a batch without tokens.

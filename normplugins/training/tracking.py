@@ -76,9 +76,10 @@ def tracked(
     """Open the tracker of a run, and close it at the end of the block.
 
     Args:
-        options: arguments of ``wandb.init``, of which TensorBoard uses ``dir`` and ``config``; a ``project`` of None
-            turns wandb off.
-        curves: the curves up to now, which wandb's new file of a resumed run that is tracked offline begins with.
+        options: arguments of ``wandb.init``; a ``project`` of None turns wandb off. TensorBoard uses ``dir`` and
+            ``config``.
+        curves: the run's curves up to now. A resumed run that wandb tracks offline logs them again, because wandb
+            writes a new file.
         backend: the name of the tracking config.
         update: the number of updates that the run resumes from, or 0. TensorBoard drops later points that an
             interrupted run has written, because they are computed again.

@@ -22,8 +22,11 @@ NARROWEST = 14
 class Column:
     """A column's heading of one or more lines.
 
-    Numbers are aligned to the ``right``; other cells are text, which may be wrapped. A ``detail`` is left out if no row
-    has a value, if all rows have the same (a line above the table then gives it), or if the terminal is too narrow.
+    Args:
+        name: the heading.
+        right: whether the cells are right-aligned, as numbers are. Other cells are text, which may be wrapped.
+        detail: whether the column may be left out: if no row has a value, if all rows have the same value (a line above
+            the table then gives it), or if the terminal is too narrow.
     """
 
     name: str
