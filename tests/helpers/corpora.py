@@ -159,3 +159,7 @@ def kill_at(pattern: str, count: int, work: Callable[[], object]) -> None:
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
+
+
+def quiet(line: str) -> None:
+    """An echo that prints nothing."""
