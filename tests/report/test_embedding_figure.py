@@ -10,6 +10,7 @@ from normplugins.cli import main
 from normplugins.report.embedding_figure import COLUMNS, TABLE, spectrum
 from normplugins.report.measured import read_measured
 from normplugins.report.probe_table import runs_shown
+from normplugins.runs.record import FORMAT
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import write_json
@@ -23,7 +24,7 @@ def make_run(folder: Path, cell: str, values: list[float], seed: int = 1) -> Pat
     run.mkdir(parents=True, exist_ok=True)
     named = f"experiment: multi30k, variant: '{cell}', seed: {seed}"
     (run / "config.yaml").write_text(OTHER_CONFIG.replace("experiment: other, variant: bn, seed: 1", named))
-    write_json(run / "record.json", {"experiment": "multi30k", "variant": cell, "seed": seed})
+    write_json(run / "record.json", {"format": FORMAT, "experiment": "multi30k", "variant": cell, "seed": seed})
     turned = torch.linalg.qr(torch.randn(4, 4)).Q[:, : len(values)] * torch.tensor(values)
     embeddings = {f"{stack}.embed_tokens.weight": turned.clone() for stack in ("encoder", "decoder")}
     checkpoints.write({"model": {**embeddings, "encoder.other.weight": torch.ones(2, 2)}}, run / "checkpoint_best.pt")
