@@ -1,4 +1,4 @@
-# Every task of the project by name. `make` alone lists them.
+# The tasks of the project. `make` alone lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -25,7 +25,7 @@ help: ## list the targets
 	@$(BIN)/python -m normplugins.norms 2>/dev/null | sed 's/^/    /' || true
 	@test -x $(BIN)/python || echo "    (make setup installs the package, which lists its norms)"
 
-setup: $(READY) ## install everything into .venv; does nothing if that is done
+setup: $(READY) ## install everything into .venv; does nothing if it is up to date
 
 # pip's output goes to a log that is printed if pip fails: with --quiet, pip would hide the reason for a conflict.
 pip_install = @echo "pip install $(1)"; $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_ARGS) $(1) \
@@ -48,14 +48,14 @@ demo: setup ## train ln, bn and pn on a generated corpus (SEEDS=1,2,3); prints a
 	$(BIN)/normplugins run demo -m norm=ln,bn,pn seed=$(SEEDS) $(ARGS)
 	$(BIN)/normplugins report --local --runs runs/demo
 
-# iwslt14-pn and the like: any experiment with any norm that is registered
+# Targets such as iwslt14-pn: any experiment with any registered norm
 $(foreach e,$(EXPERIMENTS),$(eval $e-%: setup ; $(BIN)/normplugins run $e norm=$$* $(ARGS)))
 
 report: setup ## print the tables of all published runs and write results/README.md
 	$(BIN)/normplugins report
 
-# step and decode have no other cases than the main ones
-bench: setup ## speed beside the baselines: norms, preparing, a training update, translating; ARGS=--quick: main cases only
+# step and decode have only main cases, and no option --quick
+bench: setup ## measure speed against baselines: norms, preparation, training updates, translation; ARGS=--quick: main cases only
 	for what in norm prepare; do $(BIN)/python -m benchmarks.$$what $(ARGS); done
 	for what in step decode; do $(BIN)/python -m benchmarks.$$what $(filter-out --quick,$(ARGS)); done
 
@@ -68,7 +68,7 @@ test-fast: setup ## run the tests that take less than a second each
 test: setup ## run all tests
 	$(PYTEST) $(ARGS)
 
-lint: setup ## ruff, mypy, the import contracts, requirements.txt against the package registry
+lint: setup ## run ruff, mypy and the import contracts; check requirements.txt against the package registry
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -83,5 +83,5 @@ clean: ## remove caches; keeps corpora, runs and results
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	find normplugins tests -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean ## remove the virtual environment too
+distclean: clean ## also remove the virtual environment
 	rm -rf $(VENV)
