@@ -42,14 +42,14 @@ class Norm(nn.Module):
     be changed later; sizes (groups, window), ``sync`` and ``per_update`` are fixed when the norm is built.
 
     Raises:
-        ValueError: the groups of a norm that reads ``groups`` do not divide dim.
+        ValueError: ``groups`` does not divide dim.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter
     eps: float
     batch_first: bool | None
-    """whether x is (B, T, C) rather than (T, B, C); None: not known, and masks of a 3-D x are refused"""
+    """whether x is (B, T, C) rather than (T, B, C); None if it is not known, and masks of a 3-D x are then refused"""
 
     def __init__(self, dim: int, settings: Any) -> None:
         super().__init__()

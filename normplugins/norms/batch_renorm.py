@@ -1,4 +1,4 @@
-"""Batch Renormalization (arXiv 1702.03275): BatchNorm, corrected towards the running statistics within bounds.
+"""Batch Renormalization (arXiv 1702.03275): BatchNorm, corrected toward the running statistics within bounds.
 
 With mu_B and sigma_B = sqrt(var_B + eps) of the batch's tokens, and the running mu and sigma,
 
@@ -6,7 +6,7 @@ With mu_B and sigma_B = sqrt(var_B + eps) of the batch's tokens, and the running
     y = weight ((x - mu_B) / sigma_B r + d) + bias
 
 in training, with no gradient through r and d. While neither bound is reached, the output is the same as with the
-running statistics, which are used at evaluation. After the forward, mu and sigma move by ``momentum`` towards mu_B and
+running statistics, which are used at evaluation. After the forward, mu and sigma move by ``momentum`` toward mu_B and
 sigma_B. In the first ``warmup_updates`` updates r = 1 and d = 0, as in BatchNorm; the bounds then grow linearly.
 """
 
@@ -27,7 +27,7 @@ class BatchRenormSettings(RunningSettings, EpsSettings):
     """Settings of ``renorm``; the defaults are those of the paper's experiments."""
 
     momentum: float = setting(0.01, "weight of the batch in the running mean and variance", above=0, maximum=1)
-    warmup_updates: int = setting(5000, "number of first updates in which it is BatchNorm", minimum=0)
+    warmup_updates: int = setting(5000, "number of initial updates in which the norm is BatchNorm", minimum=0)
     r_max: float = setting(3.0, "final bound of the scale's correction", minimum=1)
     d_max: float = setting(5.0, "final bound of the shift's correction, in standard deviations", minimum=0)
     r_max_updates: int = setting(40000, "the update from which the scale's bound is r_max", minimum=0)

@@ -1,4 +1,4 @@
-"""Derf (arXiv 2512.10938): y = weight erf(alpha x + shift) + bias, with learnt scalars and without statistics."""
+"""Derf (arXiv 2512.10938): y = weight erf(alpha x + shift) + bias, with learned scalars and without statistics."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Dynamic Tanh (arXiv 2503.10622): y = weight tanh(alpha x) + bias, with a learnt scalar and without statistics."""
+"""Dynamic Tanh (arXiv 2503.10622): y = weight tanh(alpha x) + bias, with a learned scalar and without statistics."""
 
 from dataclasses import dataclass
 

@@ -66,7 +66,7 @@ def _tested_weight(norm: ForeignNorm) -> Tensor | None:
     """
     name, stored = type(norm.module).__name__, norm.weight
     if stored is not None and stored.is_meta:
-        raise ValueError(f"what {name} computes cannot be tested on the meta device; swap norms after loading weights")
+        raise ValueError(f"{name} cannot be tested on the meta device; swap norms after loading the weights")
     x = torch.randn(3, norm.dim, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     x = x if stored is None else x.to(stored.device)
     try:

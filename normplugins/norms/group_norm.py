@@ -1,8 +1,8 @@
 """GroupNorm (arXiv 1803.08494): y = weight (x - mean) / sqrt(var + eps) + bias, over each channel group of a token.
 
-The paper's groups span the positions of an image, and 32 is its default. A token has channels only; the default here is
-4 groups, as in ``pn``'s group scaling in the IWSLT14 recipe. One group is LayerNorm; groups of one channel would always
-give 0.
+In the paper a group also spans the positions of an image, and the default is 32 groups. Here a group has only channels
+of one token, and the default is 4 groups, as in the group scaling of ``pn`` in the IWSLT14 recipe. One group is
+LayerNorm. Groups of one channel would always give 0.
 """
 
 from dataclasses import dataclass

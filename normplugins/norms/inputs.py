@@ -13,8 +13,8 @@ Forward = Callable[..., Tensor]
 def accept_masks(norm_class: Any) -> None:
     """Extend a norm class's ``forward(self, x, padding_mask=None)`` to all inputs that :func:`build_norm` documents.
 
-    It then also takes ``attention_mask``, refuses masks of a wrong dtype or shape, and takes x (B, T, C) if the norm's
-    ``batch_first`` is true. The checks read only dtypes and shapes, so the host never waits for a GPU.
+    The new ``forward`` also takes ``attention_mask``, refuses masks of a wrong dtype or shape, and takes x (B, T, C)
+    if the norm's ``batch_first`` is true. The checks read only dtypes and shapes, so the host never waits for a GPU.
     """
     forward: Forward = norm_class.forward
     if getattr(forward, "accepts_masks", False):
@@ -23,7 +23,7 @@ def accept_masks(norm_class: Any) -> None:
     def accepting(
         norm: Any, x: Tensor, padding_mask: Tensor | None = None, *, attention_mask: Tensor | None = None
     ) -> Tensor:
-        if type(norm).forward is not accepting:  # a subclass has done the rest and calls super().forward
+        if type(norm).forward is not accepting:  # called by a subclass, which has already checked the masks
             return forward(norm, x, padding_mask)
         padding_mask = to_padding_mask(padding_mask, attention_mask)
         if padding_mask is not None:
@@ -70,7 +70,7 @@ def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
         raise TypeError(f"padding_mask must be torch.bool, True at padding, not {mask.dtype}; {hint}")
     tokens = shape[:-1] if norm.batch_first else shape[-2::-1]
     if norm.batch_first is None and len(tokens) == 2:
-        raise ValueError("whether x is (B, T, C) or (T, B, C) is not known; pass batch_first to swap_norms")
+        raise ValueError("the layout of x, (B, T, C) or (T, B, C), is not known; pass batch_first to swap_norms")
     if mask.shape != tokens or len(tokens) > 2:
         layout = "(B, T, C), as batch_first is True" if norm.batch_first else "(T, B, C), as batch_first is False"
         raise ValueError(
@@ -82,7 +82,7 @@ def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
 def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Normalize x (B, T, C), with padding_mask (B, T).
 
-    Only norms that see whole sentences need to know which tokens form one; all other norms get flat rows.
+    Norms that see whole sentences get x as (T, B, C). All other norms get flat rows.
     """
     if x.dim() != 3:
         return forward(norm, x, padding_mask)
@@ -97,7 +97,7 @@ def _each_sentence(forward: Forward, norm: Any, x: Tensor) -> Tensor:
     if norm.training:
         raise ValueError("a norm takes nested tensors at evaluation only; train with padded sentences and a mask")
     sentences = [forward(norm, sentence.unsqueeze(1), None).squeeze(1) for sentence in x.unbind()]
-    if x.layout == torch.jagged:  # with the offsets of x, so that the two can be added
+    if x.layout == torch.jagged:  # with the offsets of x, so that the result can be added to x
         return torch.nested.nested_tensor_from_jagged(torch.cat(sentences), x.offsets())  # type: ignore[attr-defined]
     return torch.nested.as_nested_tensor(sentences, layout=x.layout)
 
@@ -106,8 +106,8 @@ def prevent_fusion(norm: nn.Module) -> None:
     """Keep ``nn.TransformerEncoderLayer`` from computing LayerNorm in place of this norm.
 
     At evaluation that layer reads the weight, bias and eps of its norms and runs as one fused call, without calling the
-    norms. It does not fuse if any module inside it has a forward hook, so the norm gets a hook that does nothing. Some
-    of these attributes are read before hooks are looked for, so those that the norm lacks are set to None.
+    norms. It does not fuse if any module inside it has a forward hook, so the norm gets a hook that does nothing. The
+    layer reads some of these attributes before it looks for hooks, so attributes that the norm lacks are set to None.
     """
     for name in ("eps", "weight", "bias"):
         if not hasattr(norm, name):

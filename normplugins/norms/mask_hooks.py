@@ -18,7 +18,7 @@ PADDING_MASKS = ("src_key_padding_mask", "tgt_key_padding_mask", "key_padding_ma
 ATTENTION_MASKS = ("attention_mask", "decoder_attention_mask")
 """names of arguments of a model's forward: masks that are 1 at tokens and 0 at padding"""
 OTHER_INPUTS = {"pixel_values", "input_features", "input_values"}
-"""names of arguments of a model's forward: inputs whose positions a mask of text does not describe"""
+"""names of a model's inputs, such as images, whose positions a mask of text does not describe"""
 
 
 @contextmanager
@@ -69,7 +69,7 @@ class MaskFromCall:
     def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Take the mask from the arguments of the module's forward."""
         given = args[self.position] if len(args) > self.position else kwargs.get(self.argument)
-        if not any(map(_reads_mask, self.norms)):  # a mask of another form, as for a static cache, is no error then
+        if not any(map(_reads_mask, self.norms)):  # the mask may then have another form, as with a static cache
             given = None
         if self.argument in ATTENTION_MASKS:
             given = to_padding_mask(None, given)
@@ -92,8 +92,9 @@ class MaskFromCall:
             return None
         if self.masked and recomputing() and _thread() not in self.running:
             raise RuntimeError(
-                f"the backward pass calls this norm again, and its forward pass may have had a {self.argument}: with "
-                "activation checkpointing, run forward and backward inside using_padding_mask(model, padding_mask)"
+                "activation checkpointing calls this norm again in the backward pass, without the "
+                f"{self.argument} that the forward pass may have had: run forward and backward inside "
+                "using_padding_mask(model, padding_mask)"
             )
         return _with_mask(args, kwargs, self.running.get(_thread()))
 
@@ -103,7 +104,7 @@ def _reads_mask(norm: nn.Module) -> bool:
 
 
 def _thread() -> int:
-    """Return the id of this thread, which a compiler cannot trace; 0 while one traces."""
+    """Return the id of this thread, or 0 while a compiler traces, because it cannot trace the id."""
     return 0 if torch.compiler.is_compiling() else get_ident()
 
 
@@ -121,8 +122,8 @@ def _with_mask(args: tuple[Any, ...], kwargs: dict[str, Any], mask: Tensor | Non
 def modules_with_mask(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module, str]]:
     """Yield (path, module, argument) for each outermost module whose forward takes exactly one mask.
 
-    A forward with two sequences, source and target or text and image, does not tell which norm sees which sequence, so
-    the modules inside it are searched.
+    The arguments of a forward with two sequences, such as source and target or text and image, do not show which norm
+    gets which sequence. The search then goes on in the modules inside.
     """
     arguments = inspect.signature(module.forward).parameters
     names = [name for name in arguments if name in PADDING_MASKS + ATTENTION_MASKS]

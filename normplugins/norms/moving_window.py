@@ -21,7 +21,7 @@ class WindowSettings(RunningSettings, EpsSettings):
 
     window: int = setting(4, "batches whose statistics are averaged", minimum=1)
     ratio_from: int = setting(
-        1000, "the update from which, after the warmup, the ratio to the running quadratic mean is used", minimum=0
+        1000, "the update from which the ratio to the running quadratic mean is used, but not in the warmup", minimum=0
     )
 
 
@@ -31,7 +31,7 @@ class Scales(NamedTuple):
     scale: Tensor
     """(C,): 1 / sqrt(the quadratic mean that the norm divides by + eps)"""
     ratio: Tensor
-    """(C,): the root of that quadratic mean divided by the root of the running one, within bounds"""
+    """(C,): the root of that quadratic mean divided by the root of the running one, clipped"""
     smooth: Tensor
     """scalar: whether averages over the windows are used rather than the batch's own values"""
     skipped: Tensor
@@ -162,11 +162,11 @@ class WindowNorm(QuadraticMeanNorm):
         """Return the average for a batch's mean(g z) (C,) over ``count`` tokens; update the backward's statistics."""
         count, projection = self.synchronize(count, projection)
         average, new = self.average_projection(projection.to(self.window_gz.dtype), smooth, skipped)
-        # a window holds whole batches: a batch with any gradient that is not finite counts as a batch without tokens
+        # a window holds whole batches, so a batch with a gradient that is not finite counts as a batch without tokens
         count = torch.where(projection.isfinite().all(), count, 0)
         if self.per_update or self._estimating:
             self.update_after_backward(count, projection)
-        else:  # another forward of this module may have followed the one of this backward
+        else:  # this module may have run another forward since the forward of this backward
             self._store(count, new)
         return average
 

@@ -40,25 +40,25 @@ class PowerNormSettings(GroupScalingSettings, KernelSettings, RunningSettings, E
     alpha_fwd: float = setting(0.9, "decay of the running quadratic mean psi^2", minimum=0, below=1)
     alpha_bkw: float = setting(0.9, "decay of nu, the running quantity of the approximate backward", minimum=0, below=1)
     warmup_updates: int = setting(
-        8000, "number of first updates in which the forward divides by the batch's quadratic mean", minimum=0
+        8000, "number of initial updates in which the forward divides by the batch's quadratic mean", minimum=0
     )
     group_scaling: bool = setting(True, GROUP_SCALING)
     double_update: bool = setting(
         True,
-        "before the last warmup update, psi^2 takes a step of the cumulative mean and then one of the decayed mean; "
-        "off: in warmup only the step of the cumulative mean",
+        "before the last warmup update, psi^2 is updated with the cumulative mean and then with the decayed mean; "
+        "off: with the cumulative mean only",
         switch="warmup_updates",
     )
     batch_backward: bool = setting(
-        True, "dL/dx divides by the batch's quadratic mean; off: by the psi that the forward divided by"
+        True, "dL/dx is divided by the batch's quadratic mean; off: by the psi of the forward"
     )
     padding_in_backward: bool = setting(
         True, "padding is normalized like a token and counts in the means of the backward, dL/dweight and dL/dbias"
     )
     unscaled_nu: bool = setting(
         True,
-        "how ema_gz stores nu: on, as nu / (1 - alpha_bkw), so that mean(x~ x^) is added without a factor; off, as nu. "
-        "Results are the same up to rounding",
+        "ema_gz stores nu / (1 - alpha_bkw), to which mean(x~ x^) is added without a factor; off: it stores nu. The "
+        "results are the same up to rounding",
     )
 
 

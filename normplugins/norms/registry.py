@@ -83,7 +83,7 @@ def register_norm(
     fixed: Mapping[str, Any] | None = None,
     **defaults: Any,
 ) -> Callable[[_M], _M]:
-    """Register a norm's module class under a name; a class decorator. ``build_norm(name, dim)`` then builds the norm.
+    """Return a class decorator that registers a norm's module under a name, for ``build_norm(name, dim)``.
 
     The module's constructor takes ``(dim, settings)``, where ``settings`` is an instance of the given dataclass, and
     its ``forward`` takes ``(x, padding_mask=None)`` with x (T, B, C) or (N, C). The decorator checks the mask and lets
@@ -97,8 +97,8 @@ def register_norm(
     - ``has_final_warmup = True``: the norm at the end of a stack has its own warmup, ``final_norm_warmup_updates``;
     - an attribute ``loss_term``, a scalar tensor set by each forward in training, which is added to the batch's loss;
       with several processes, gradients must be summed over processes, as in fairseq;
-    - a method ``wrap_linears(sublayer)``, which is called once with the sublayer that the norm belongs to and may
-      change its linear maps;
+    - a method ``wrap_linears(sublayer)``, which is called once with the norm's sublayer and may change the sublayer's
+      linear maps;
     - a method ``fixed_affine()``, which ``normplugins fold`` calls. It returns scale and shift (C,) in float64 if the
       norm is y = scale x + shift for every token at evaluation, and otherwise raises ValueError with the reason.
 
@@ -236,7 +236,7 @@ def build_norm(config: NormConfig | str, dim: int, *, batch_first: bool | None =
     Args:
         config: the norm's name, or its config.
         dim: the number of channels C.
-        batch_first: whether x is (B, T, C) rather than (T, B, C); None: not known, and masks of a 3-D x are refused.
+        batch_first: whether x is (B, T, C) rather than (T, B, C). None: not known, and masks of a 3-D x are refused.
         settings: settings of the norm, which override the settings of a NormConfig.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ScaleNorm (arXiv 1910.05895): y = g x / ‖x‖, which projects each token onto a sphere of learnt radius g.
+"""ScaleNorm (arXiv 1910.05895): y = g x / ‖x‖, which projects each token onto a sphere of learned radius g.
 
 ‖x‖ is sqrt(C (mean(x^2) + eps)) over a token's C channels, so ``eps`` means the same as in the other norms.
 """

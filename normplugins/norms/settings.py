@@ -39,12 +39,14 @@ class RunningSettings:
 
     sync: str = setting(
         "none",
-        "statistics across processes: none: per replica; batch: synchronized over all processes' tokens, in forward "
-        "and backward; deferred: running statistics are summed over processes once per update (implies per_update)",
+        "statistics across processes. none: each process has its own; batch: statistics of all processes' tokens, in "
+        "forward and backward; deferred: running statistics are summed over processes once per update (implies "
+        "per_update)",
         choices=("none", "batch", "deferred"),
     )
     per_update: bool = setting(
-        False, "update running statistics once per update, with the tokens of all micro-batches; off: per micro-batch"
+        False,
+        "update running statistics once per update, with the tokens of all micro-batches; off: once per micro-batch",
     )
 
 
@@ -54,7 +56,7 @@ class KernelSettings:
 
     kernels: str = setting(
         "auto",
-        "auto: the fastest code for the device; plain: the PyTorch reference; triton: Triton's kernels, which auto "
+        "auto: the fastest code for the device; plain: the PyTorch reference; triton: the Triton kernels, which auto "
         "selects on a GPU",
         choices=("auto", "plain", "triton"),
         changes_result=False,

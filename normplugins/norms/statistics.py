@@ -21,8 +21,8 @@ from normplugins.norms.torch_compile import opaque_copy
 def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
     """Flatten x (T, B, C) or (N, C) to rows (N, C), in at least float32, and the mask to real (N, 1), True = token.
 
-    ``padding_mask`` is (B, T) for x (T, B, C), (N,) for x (N, C), True where padding; None gives None. inputs.py has
-    already checked it.
+    ``padding_mask`` is (B, T) for x (T, B, C), or (N,) for x (N, C), True at padding. Without a mask, ``real`` is None.
+    inputs.py has already checked the mask.
 
     Raises:
         ValueError: x has another shape.
@@ -62,8 +62,8 @@ class RunningNorm(Norm):
     float32; ``.double()`` converts both.
 
     In training a subclass computes a batch's token count and moments, passes them through :meth:`synchronize`,
-    normalizes with the result, and passes the result to :meth:`update_running_stats`. That is all it needs to do to
-    support ``sync`` and ``per_update``. ``not_deferrable`` is the reason why ``sync="deferred"`` is refused, or "".
+    normalizes with the result, and passes the result to :meth:`update_running_stats`. This is enough to support
+    ``sync`` and ``per_update``. ``not_deferrable`` is the reason why ``sync="deferred"`` is refused, or "".
     """
 
     statistics: ClassVar[tuple[str, ...]] = ()
@@ -123,7 +123,7 @@ class RunningNorm(Norm):
         """Update the backward's statistics with a batch's mean (C,), now or at the end of the update.
 
         Channels whose mean is not finite, for example after an overflow of the loss scale, count as 0. If no channel is
-        finite, the batch counts as one without tokens.
+        finite, the batch counts as a batch without tokens.
         """
         if not self._estimating:
             finite = mean.isfinite()
@@ -196,7 +196,7 @@ def _running_norms(model: nn.Module) -> list[RunningNorm]:
 
 
 def _take_pooled(norms: list[RunningNorm]) -> list[tuple[RunningNorm, str, tuple[Tensor, ...]]]:
-    """Take all pending sums and return (norm, step, moments) of each; one all-reduce pools the deferred norms."""
+    """Take all pending sums and return (norm, step, moments) of each; one all-reduce pools all deferred sums."""
     taken = [(norm, step, sums) for norm in norms for step, sums in norm._take_pending().items()]
     deferred = [sums for norm, _, sums in taken if norm.sync == "deferred"]
     if deferred and process_count() > 1:

@@ -46,11 +46,11 @@ def swap_norms(
     models, if they compute what their names say. Weight, bias and eps are kept where the new norm has them. The
     parameters are new objects, so create the optimizer afterwards.
 
-    Norms with running statistics need to know which positions are padding. The mask is taken from the call of the
-    model, or of the modules inside it, if its forward has an argument named in ``PADDING_MASKS``, such as
-    ``src_key_padding_mask`` (True at padding), or in ``ATTENTION_MASKS``, such as ``attention_mask`` (1 at tokens); see
-    mask_hooks.py. Otherwise use :func:`using_padding_mask`. PyTorch's fused encoder and its nested tensors are not used
-    with the new norms.
+    Norms with running statistics need to know which positions are padding. They get the mask from an argument of the
+    model's forward, or of the forward of a module inside it. mask_hooks.py lists the names of such arguments:
+    ``PADDING_MASKS``, such as ``src_key_padding_mask`` (True at padding), and ``ATTENTION_MASKS``, such as
+    ``attention_mask`` (1 at tokens). If there is no such argument, use :func:`using_padding_mask`. PyTorch's fused
+    encoder and its nested tensors are not used with the new norms.
 
     Args:
         model: any module with norms inside; it is changed in place.
@@ -82,7 +82,9 @@ def swap_norms(
         if olds := [old for old in found if id(old.module) in inside]:
             sources.append((path, module, argument, olds))
     if batch_first is None and (sources or sees_sentence(config.name)):
-        raise ValueError("whether x is (B, T, C) or (T, B, C) is not known; pass batch_first=True or batch_first=False")
+        raise ValueError(
+            "the layout of x, (B, T, C) or (T, B, C), is not known; pass batch_first=True or batch_first=False"
+        )
 
     built = {id(old.module): _build(model, old, config, batch_first, settings) for old in found}
     _warn(config.name, built[id(found[0].module)][0])
@@ -134,11 +136,11 @@ def _layout(model: nn.Module) -> bool | None:
 
 
 def _warn(name: str, norm: nn.Module) -> None:
-    """Warn of what a user must know about this norm in any model."""
+    """Warn about requirements of this norm in any model."""
     if sees_sentence(name):
         warnings.warn(
-            f"with {name} each position sees its whole sentence, whatever the attention mask hides: it is not for a "
-            "model that predicts the next token",
+            f"with {name} each position sees its whole sentence, whatever the attention mask hides: do not use it in "
+            "a model that predicts the next token",
             stacklevel=3,
         )
     if hasattr(norm, "wrap_linears"):

@@ -1,7 +1,7 @@
 """A workaround for running statistics under ``torch.compile``.
 
 A compiled backward recomputes what it can from the forward's inputs. PyTorch 2.10 to 2.13 does not notice that the
-forward has updated the inputs that are buffers: 1 / psi would be recomputed from the psi *after* the update. Opaque
+forward has updated inputs that are buffers: 1 / psi would be recomputed from the psi *after* the update. Opaque
 operators are never recomputed, so the values of running statistics that a backward needs pass through one.
 """
 
@@ -13,8 +13,8 @@ from torch import Tensor
 def _opaque_copy(x: Tensor) -> Tensor:
     if torch._C._current_graph_task_id() != -1:  # a second forward within a backward would update statistics twice
         raise RuntimeError(
-            "activation checkpointing around a compiled norm, or inside it such that the norm is recomputed: "
-            "compile without checkpointing, or checkpoint without compiling"
+            "activation checkpointing cannot recompute a compiled norm: use either torch.compile or activation "
+            "checkpointing, not both"
         )
     return x.clone()
 

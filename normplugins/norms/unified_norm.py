@@ -9,14 +9,15 @@ The backward of z = x / sqrt(phi + eps) uses nu, a smoothed mean(g z), in place 
     dL/dx = (g - nu z) / sqrt(phi + eps)        m = mean over the window of the batches' mean(g z)
 
 Before update ``warmup_updates``, and in the first ``window`` updates, phi and m are the batch's own mean(x^2) and
-mean(g z). In the first max(``warmup_updates``, ``ratio_from``, ``window``) updates, g = weight dL/dy. With
-``outlier_filtration`` a batch is an outlier if in some channel the window's arithmetic mean exceeds the geometric mean
-by more than ``window`` times the variance of the previous window's square roots, taken over all its rows and channels.
-An outlier is normalized by its own statistics, its backward uses its own mean(g z) in place of nu, and the running
-values enter the windows in place of its own. The released script for translation leaves the filtration off. At
-evaluation phi is the running phi, so the norm can be folded into the next linear layer. The released backward also
-counts padding; this one does not. Re-estimated statistics (``reestimate``) are the arithmetic mean of x^2 over all
-tokens, which is at least the geometric mean of training.
+mean(g z). In the first max(``warmup_updates``, ``ratio_from``, ``window``) updates, g = weight dL/dy. At evaluation phi
+is the running phi, so the norm can be folded into the next linear layer. The released backward also counts padding;
+this one does not. Re-estimated statistics (``reestimate``) are the arithmetic mean of x^2 over all tokens, which is at
+least the geometric mean of training.
+
+With ``outlier_filtration`` a batch is an outlier if the window's arithmetic mean exceeds its geometric mean in some
+channel by more than ``window`` times v. Here v is the variance of the square roots of all numbers in the previous
+window. An outlier is normalized by its own statistics, and its backward uses its own mean(g z) in place of nu. The
+windows receive the running values in place of its own. The released script for translation leaves the filtration off.
 """
 
 from dataclasses import dataclass

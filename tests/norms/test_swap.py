@@ -118,7 +118,7 @@ def test_the_report_says_what_was_replaced_and_kept() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("instance", "it is not for a model that predicts the next token"),
+        ("instance", "do not use it in a model that predicts the next token"),
         ("weight", r"call wrap_linears\(sublayer\) of each norm"),
         ("rbn", "add loss_term of each norm to every batch's loss"),
     ],

@@ -2,8 +2,8 @@
 
 The setting ``kernels`` of a norm selects:
 
-``auto``    in training on a CPU the compiled kernels of cpu/, on a GPU the kernels of triton/, and in all other cases,
-            or if the kernels are not installed or older than their source, the plain code
+``auto``    the compiled kernels of cpu/ in training on a CPU, the kernels of triton/ on a GPU, and otherwise the plain
+            code; also the plain code if the kernels are not installed or are older than their source
 ``plain``   the plain code, which is the reference
 ``triton``  the kernels of triton/; on a CPU they run in Triton's interpreter, for tests
 """
@@ -67,7 +67,7 @@ def backend_for(kernels: str, x: Tensor, training: bool) -> str | None:
 
 
 def why_not_triton(on_gpu: bool) -> str | None:
-    """Return why ``kernels=triton`` cannot work here, for tensors on a GPU or not, and what to do; None if it works."""
+    """Return why ``kernels=triton`` cannot work with tensors on this device and what to do, or None if it works."""
     if not _has_triton():
         return "kernels=triton: Triton is not installed; install it, or set kernels=auto"
     if not on_gpu and os.environ.get("TRITON_INTERPRET", "0") in ("", "0"):
@@ -76,7 +76,7 @@ def why_not_triton(on_gpu: bool) -> str | None:
 
 
 def is_plain_tensor(x: Tensor) -> bool:
-    """Whether x is of no other subclass of Tensor than Parameter."""
+    """Whether x is a Tensor or a Parameter, and no instance of another subclass of Tensor."""
     return type(x) in (Tensor, nn.Parameter)
 
 

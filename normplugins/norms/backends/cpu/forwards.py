@@ -24,7 +24,7 @@ from normplugins.norms.statistics import token_rows
 
 Gradients = tuple[Tensor, Tensor, Tensor | None]
 Done = tuple[Tensor, Callable[..., Gradients], tuple[Tensor | None, ...]]
-"""y, a function (g, *tensors) -> dL/dx, dL/dweight and dL/dbias, and these tensors, which autograd saves"""
+"""y; a function (g, *tensors) that returns dL/dx, dL/dweight and dL/dbias; and the tensors, which autograd saves"""
 
 
 def forward(

@@ -32,7 +32,7 @@ _STRUCTURES = {
 
 
 def compiled() -> ctypes.CDLL | None:
-    """Return the kernels, or None if setup has not compiled them from their present source."""
+    """Return the kernels, or None if setup has not compiled them from their current source."""
     return library("normplugins.norms.backends.cpu._kernels")
 
 

@@ -1,1 +1,1 @@
-"""The norms as Triton kernels, for GPUs. Nothing here is imported unless a norm asks for it; nor is Triton."""
+"""The norms as Triton kernels, for GPUs. Norms import them, and Triton, only when they use them."""

@@ -85,8 +85,8 @@ def _end_statistics(
     parts,  # (2, P, C)
     counts,  # (P,)
     count,  # scalar: receives the number of real tokens
-    mean,  # (C,) receives the batch's
-    var,  # (C,) receives the batch's, biased
+    mean,  # (C,) receives the batch's mean
+    var,  # (C,) receives the batch's biased variance
     running_mean,
     running_var,
     tokens,

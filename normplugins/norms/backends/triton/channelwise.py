@@ -55,8 +55,8 @@ def forward(
 
     With PADDING_AS_TOKENS, padding is normalized like tokens but still not counted. Only then is x read at padding.
 
-    Only the device knows whether PN is in its warmup. If it is, the pass with sums writes no y, and the pass without
-    sums writes y with the batch's psi2. Otherwise the pass without sums ends immediately.
+    Whether PN is in its warmup is known only on the device. If it is, the pass with sums writes no y, and the pass
+    without sums writes y with the batch's psi2. Otherwise the pass without sums ends immediately.
     """
     block, program = tl.program_id(0), tl.program_id(1)
     channels, inside = block_channels(C, WIDTH, COLUMNS)
@@ -92,7 +92,7 @@ def forward(
         if squares is not None:
             sum_squares += tl.where(real[:, None], z * z, 0.0)
             real_tokens += real.to(T)
-        if y is not None:  # noqa: SIM102  (the compiler knows this condition, and only the GPU the next)
+        if y is not None:  # noqa: SIM102  (evaluated by the compiler, the next condition by the GPU)
             if writes:
                 out = z * scale[None, :]
                 if bias is not None:

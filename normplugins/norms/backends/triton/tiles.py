@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 WIDEST = 8192  # the most channels of a tile, which must hold all channels of a mean over channels
-TILE = 2048  # elements, 16 per thread: a pass then has some 32 KB per multiprocessor in flight
+TILE = 2048  # elements, 16 per thread: a pass then has about 32 KB per multiprocessor in flight
 SUM_TILE = {"ROWS": 128, "COLUMNS": 16}  # tile of a sum over programs
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 # Arguments that differ between batches: Triton must not compile a kernel again for particular values of them
