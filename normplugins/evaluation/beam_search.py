@@ -65,7 +65,9 @@ class BeamSearch(SequenceGenerator):
             return super()._generate(sample, prefix_tokens, constraints, bos_token)
         max_len = min(int(self.max_len_a * inputs["src_tokens"].size(1) + self.max_len_b), self.max_len - 1)
         if self.min_len > max_len:
-            raise UserError(f"the longest translation, {max_len} tokens, is shorter than the shortest, {self.min_len}")
+            raise UserError(
+                f"the maximum length of a translation, {max_len} tokens, is less than the minimum, {self.min_len}"
+            )
         first = self.eos if bos_token is None else bos_token
         with torch.inference_mode(), parametrize.cached():  # weight-normalized weights are computed only once
             if self.begin is not None:
@@ -178,7 +180,7 @@ class _Found:
     def hypotheses(self) -> list[list[Hypothesis]]:
         """Return the hypotheses in SequenceGenerator's format, the best of each sentence first."""
         if not bool(self.count.all()):
-            raise UserError("the model gives some sentence no finite probability: there is no translation of it")
+            raise UserError("the model gives no finite probability to any translation of some sentence")
         scores, order = self.scores.sort(dim=1, descending=True, stable=True)
         lengths = self.lengths.gather(1, order)
         there = torch.arange(self.tokens.size(2), device=order.device) < lengths[:, :, None]

@@ -51,7 +51,7 @@ def search_sentences(
 ) -> list[list[Hypothesis]]:
     """Translate sentences (T,) that end in ``</s>`` by beam search with a model in evaluation mode.
 
-    Of ``search``, the config's section ``evaluate``, only the keys ``SEARCH`` are read. ``begin`` replaces the model's
+    ``search`` is the config's section ``evaluate``; only its keys ``SEARCH`` are read. ``begin`` replaces the model's
     computation, see :attr:`normplugins.evaluation.beam_search.BeamSearch.begin`. Nothing is printed to stdout.
 
     Returns:
@@ -123,13 +123,13 @@ def score(translations: Sequence[str], corpus: PreparedCorpus, compounds: bool =
     """Score the translations of the test set that :func:`translate` returned.
 
     Returns:
-        Metrics by test set: ``test`` is the whole, followed by the corpus's individual test sets if it has several.
+        Metrics by test set: ``test`` is the whole set, followed by the corpus's individual test sets if it has several.
         ``bleu`` is computed on Moses tokens with the case of the training text, as published. With ``compounds``, words
-        are split at hyphens, as in the published BLEU on WMT14 en-de, and it is called ``bleu_compound``, since the two
-        cannot be compared. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on plain text with the original
-        references, and ignore case if the training text is lower-cased. A language without spaces is split into words
-        by ``corpus.score_tokenizer``, which the signatures name. The signature of ``sacrebleu`` names the test set if
-        the references are byte for byte one of sacreBLEU's.
+        are split at hyphens, as in the published BLEU on WMT14 en-de. This score is called ``bleu_compound``, because
+        it cannot be compared with ``bleu``. ``sacrebleu``, ``chrf2`` and ``ter`` are computed on plain text with the
+        original references, and ignore case if the training text is lower-cased. A language without spaces is split
+        into words by ``corpus.score_tokenizer``, which the signatures name. The signature of ``sacrebleu`` names the
+        test set if the references are byte for byte those of one of sacreBLEU's test sets.
     """
     tokens, reference_tokens = scored_tokens(translations, corpus, compounds)
     text, reference_text = corpus.to_text(translations), read_lines(corpus.reference_text)
@@ -165,7 +165,7 @@ def scored_tokens(translations: Sequence[str], corpus: PreparedCorpus, compounds
 
 
 def _without_blanks(corpus: PreparedCorpus) -> bool:
-    """Whether the target text has neither spaces nor given tokens, and is therefore split into words for BLEU."""
+    """Whether the target text has no spaces and no given tokens, and is therefore split into words for BLEU."""
     return corpus.manifest.get("tokenizer") != "given" and not has_spaces(corpus.target)
 
 

@@ -144,7 +144,7 @@ def _features(model: Any, inputs: Tensor) -> Tensor:
 def _log_probabilities(model: Any, targets: Tensor, features: Tensor) -> Tensor:
     """Return the log-probabilities (B, T) of ``targets`` (B, T) from features (B, T, C), a few rows at a time.
 
-    A single position would do, but matrix products with fewer rows differ in the last bits.
+    A single position would be enough, but matrix products with fewer rows differ in the last bits.
     """
     decoder = model.decoder
     rows = max(1, MOST_LOGPROBS // (targets.size(1) * len(decoder.dictionary)))

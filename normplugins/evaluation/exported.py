@@ -36,7 +36,7 @@ def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
         load_model(model, folder / WEIGHTS)
     except FileNotFoundError as error:
         missing = Path(error.filename or WEIGHTS).name  # safetensors names no file
-        raise UserError(f"{folder} is no exported model: there is no {missing}") from error
+        raise UserError(f"{folder} is not an exported model: it has no {missing}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} is damaged ({reason}): export the run again") from error

@@ -24,7 +24,7 @@ class Sampling:
     def check(self) -> None:
         """Raise UserError for values out of range."""
         if not 0 <= self.temperature < float("inf"):
-            raise UserError(f"a temperature of {self.temperature}: 0 or a positive number is needed")
+            raise UserError(f"the temperature is {self.temperature}, but must be 0 or a positive number")
 
     def choose(self, logprobs: Tensor, generator: torch.Generator) -> int:
         """Return the next token, given natural log-probabilities (V,) of all tokens; the generator is on the CPU."""
@@ -51,7 +51,7 @@ def continue_text(
         features, extra = model(inputs, src_lengths=torch.tensor([inputs.size(1)], device=device))
         logprobs = model.get_normalized_probs((features[:, -1:], extra), log_probs=True, sample=None)[0, -1]
         logprobs = logprobs.float().cpu()
-        logprobs[[dictionary.pad(), dictionary.bos()]] = -torch.inf  # they occur in no text
+        logprobs[[dictionary.pad(), dictionary.bos()]] = -torch.inf  # no text contains them
         text.append(sampling.choose(logprobs, generator))
         if text[-1] == dictionary.eos():
             return text[len(tokens) : -1]

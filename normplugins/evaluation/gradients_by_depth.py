@@ -26,7 +26,7 @@ def measure_gradients(norm: str, layers: Sequence[int], seeds: int = 3, width: i
     """Yield the gradient norms of newly initialized transformers of each depth in ``layers`` on random sentences.
 
     Both stacks have the same depth, norm and ``width``, and feed-forward layers have twice that width. Raises UserError
-    if the norm is unknown, or a decoder cannot have it.
+    if the norm is unknown, or a decoder cannot use it.
 
     Yields:
         A row for each placement, number of layers, stack and layer, with the keys ``norm``, ``placement``, ``layers``,

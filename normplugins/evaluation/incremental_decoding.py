@@ -14,7 +14,7 @@ from normplugins.models.attention import CrossAttention, SelfAttention, padding_
 from normplugins.models.transformer import EncoderOut, NormTransformerDecoder
 
 SPARE = 8
-"""Number of steps for which compacting the cache makes room."""
+"""Compacting the cache makes room for at least this number of steps."""
 
 
 class _Attention:
@@ -44,7 +44,7 @@ class _Attention:
         batch, width, used = self.kv.size(1), self.kv.size(4), mask.size(2)
         count = len(x) // batch
         q, *new = self.query(x).view(batch, count, -1, self.heads, width).unbind(2)
-        for cache, values in zip(self.kv, new, strict=False):  # cross-attention has no new ones
+        for cache, values in zip(self.kv, new, strict=False):  # cross-attention has no new keys and values
             cache[:, :, used - count : used] = values.transpose(1, 2)
         q = q.transpose(1, 2).reshape(batch * self.heads, count, width)
         scores = torch.baddbmm(mask, q, self.k[:, :used].mT, alpha=width**-0.5)
@@ -65,9 +65,9 @@ class _Layer:
 class DecodingState:
     """A decoder and its key-value cache for B sentences with n hypotheses each, all of one length.
 
-    The hypotheses of a sentence share its cache slots, and a mask says which slots each one sees. A hypothesis that
-    continues another one sees the slots of that one, so reordering hypotheses copies nothing. When the cache is full,
-    slots that no hypothesis sees are dropped.
+    The hypotheses of a sentence share its cache slots, and a mask says which slots each hypothesis sees. A new
+    hypothesis sees the slots of the hypothesis that it continues, so reordering hypotheses copies nothing. When the
+    cache is full, slots that no hypothesis sees are dropped.
 
     Args:
         decoder: the decoder, in evaluation mode.

@@ -43,8 +43,8 @@ def check(config: DictConfig) -> None:
     norms = all_norm_names(config.model)
     if recalibration_batches(config) and not any(map(has_statistics, norms)):
         raise UserError(
-            f"evaluate.recalibrate={recalibration_batches(config)}: no norm of this model ({', '.join(norms)}) keeps "
-            "running statistics, so it would have no effect: leave it out"
+            f"evaluate.recalibrate={recalibration_batches(config)}: no norm of this model ({', '.join(norms)}) has "
+            "running statistics, so this setting has no effect: leave it out"
         )
 
 
@@ -129,7 +129,7 @@ def training_batches(config: DictConfig, task: Any, longest: Any) -> Iterator[di
 def provenance(config: DictConfig, checkpoint: Path, made_from: list[str]) -> dict[str, Any] | None:
     """Return the record's entry on how the running statistics were obtained; None for a model without any.
 
-    ``checkpoint`` is the one that is scored, ``made_from`` names the checkpoints that were averaged.
+    ``checkpoint`` is the scored checkpoint; ``made_from`` names the checkpoints that were averaged.
     """
     norms = [name for name in all_norm_names(config.model) if has_statistics(name)]
     if not norms:

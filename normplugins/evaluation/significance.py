@@ -47,12 +47,11 @@ class Difference:
         seeds: the seeds that both sides have.
         by_seed: the difference of the two corpus scores of each seed.
         sentences: the number of sentences or segments that were resampled.
-        seed_variance: s² / n, NaN with one seed. s² is the variance between seeds. It includes the variance between
-            sentences that belongs to a single seed, and is never taken as less than that, because few seeds can agree
-            by chance.
+        seed_variance: s² / n, NaN with one seed. s² is the variance between seeds. It includes the part of the variance
+            between sentences that is specific to a seed, and is at least this part: few seeds can agree by chance.
         sentence_variance: the part of the variance between sentences that is common to all seeds, NaN with one seed.
         bootstrap: the 95 % percentile interval of the hierarchical bootstrap. With few seeds it is too narrow, and no
-            verdict rests on it. With one seed it is the interval over sentences alone.
+            verdict uses it. With one seed it is the interval over sentences alone.
     """
 
     mean: float
@@ -75,7 +74,7 @@ class Difference:
 def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES) -> list[Resampled]:
     """Score each run, given by its statistics (N, C), on bootstrap resamples of the sentences.
 
-    All runs share the same resamples, and so do calls with the same number of sentences. Raises ValueError if the
+    All runs get the same resamples, and so do all calls with the same number of sentences. Raises ValueError if the
     arrays differ in shape.
     """
     if not runs:
@@ -126,7 +125,7 @@ def paired_difference(
 
 
 def _variances(resampled: Array) -> tuple[float, float]:
-    """Split the variance between sentences into a part that is common to all seeds and a part of a single seed.
+    """Split the variance between sentences into a part common to all seeds and a part specific to a seed.
 
     The first is the mean covariance over the pairs of different seeds, or 0 if it is negative. The second is the mean
     variance of a seed minus the first, or 0 if that is negative.
@@ -142,7 +141,7 @@ def bleu(sums: Array, effective_order: bool = False) -> Array:
 
     Args:
         sums: length of hypothesis and reference, matches of 1- to 4-grams, and their totals.
-        effective_order: ignore the orders that a hypothesis is too short for, as for single sentences.
+        effective_order: ignore n-gram orders for which a hypothesis is too short, as for single sentences.
     """
     length, reference, matches, totals = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
     smoothed = 2.0 ** -np.cumsum((matches == 0) & (totals > 0), axis=-1)

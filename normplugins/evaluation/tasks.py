@@ -29,10 +29,14 @@ Metrics = dict[str, dict[str, Any]]
 class _RunTask:
     """Base class for the tasks of runs.
 
-    A task has ``CORPUS``, the class of its corpora; ``RESCORABLE``, the config keys that ``normplugins evaluate`` may
-    change; ``OUTPUT``, the suffix of the file that ``evaluate`` writes; ``OUTPUTS``, glob patterns of all files that
-    scoring writes; and the methods ``evaluate``, ``describe`` and ``summary``, which score a checkpoint and describe
-    metrics, and ``bare_task``, which makes a fairseq task without a corpus.
+    A task has
+
+    - ``CORPUS``, the class of its corpora;
+    - ``RESCORABLE``, the config keys that ``normplugins evaluate`` may change;
+    - ``OUTPUT``, the suffix of the file that ``evaluate`` writes;
+    - ``OUTPUTS``, glob patterns of all files that scoring writes;
+    - the methods ``evaluate``, ``describe`` and ``summary``, which score a checkpoint and describe metrics;
+    - ``bare_task``, which makes a fairseq task without a corpus.
     """
 
     def check(self, config: DictConfig) -> None:
@@ -86,13 +90,13 @@ class Translation(_RunTask):
                 most = min(config[section][f"max_{side}_positions"] for section in ("model", "task"))
                 if length > most:
                     raise UserError(
-                        f"the longest {side} sentence of the {split} set has {length:,} subwords, and the model takes "
-                        f"{most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
+                        f"the longest {side} sentence of the {split} set has {length:,} subwords, but the model takes "
+                        f"at most {most:,}: set model.max_{side}_positions and task.max_{side}_positions to {length}"
                     )
             longest, most = max(lengths.values()), OmegaConf.select(config, key)
             if most and longest > most and (split == "valid" or config.evaluate.translate):
                 raise UserError(
-                    f"a sentence of the {split} set has {longest:,} subwords, more than a batch of that set may hold: "
+                    f"a sentence of the {split} set has {longest:,} subwords, more than a batch may hold: "
                     f"set {key} to at least {longest} (it is {most})"
                 )
 
@@ -162,15 +166,17 @@ class LanguageModeling(_RunTask):
         most = config.model.get("max_positions", segment)
         if segment > most:
             raise UserError(
-                f"task.tokens_per_sample={segment}, and the model takes {most} tokens (model.max_positions)"
+                f"task.tokens_per_sample={segment}, but the model takes at most {most} tokens (model.max_positions)"
             )
         windows(config).check(most)
         if config.criterion._name == "adaptive_loss" and not config.model.adaptive_softmax_cutoff:
             raise UserError(
-                "criterion=adaptive_loss needs model.adaptive_softmax_cutoff; a full softmax: cross_entropy"
+                "criterion=adaptive_loss needs model.adaptive_softmax_cutoff; for a full softmax use cross_entropy"
             )
         if config.dataset.max_tokens is not None and config.dataset.max_tokens < segment:
-            raise UserError(f"dataset.max_tokens={config.dataset.max_tokens}: a segment has {segment} tokens")
+            raise UserError(
+                f"dataset.max_tokens={config.dataset.max_tokens} is less than the {segment} tokens of a segment"
+            )
 
     def evaluate(
         self, config: DictConfig, checkpoint: Path, corpus: Any, output: Path
@@ -178,7 +184,7 @@ class LanguageModeling(_RunTask):
         """Measure the perplexity of the test text, and write the log-probabilities of its tokens to ``output``.
 
         Returns as for a translation. The metric ``ppl`` is over all tokens. ``ppl_full_segments`` leaves out the tokens
-        of a shorter last window, like the published code; it is absent if the text is shorter than one window or in
+        of a shorter last window, as the published code does. It is absent if the text is shorter than one window or in
         subwords.
         """
         how, test = windows(config), corpus.manifest["counts"]["test"]
@@ -220,7 +226,7 @@ RUN_TASKS: dict[str, RunTask] = {"translation": Translation(), "language_modelin
 def run_task(task: str) -> RunTask:
     """Return the task of a run by its config's ``task._name``. Raises UserError if it is unknown."""
     if task not in RUN_TASKS:
-        raise UserError(f"unknown task '{task}': runs are of {' or '.join(RUN_TASKS)}")
+        raise UserError(f"unknown task '{task}'; known tasks: {', '.join(RUN_TASKS)}")
     return RUN_TASKS[task]
 
 

@@ -22,7 +22,7 @@ STEPS = "only iterative-refinement models have such steps"
 
 
 class NormModel(BaseFairseqModel):
-    """Base class of the models; a new number of updates applies the pending updates of the norms' statistics.
+    """Base class of the models. It applies pending updates of the norms' statistics when the update number changes.
 
     fairseq's tasks call :meth:`set_num_updates` before each batch. With fairseq's own trainer, pending statistics
     (``per_update``, ``sync=deferred``) are therefore applied when the next update begins. A trainer that calls this
@@ -37,7 +37,7 @@ class NormModel(BaseFairseqModel):
         "print_step": STEPS,
         "retain_iter_history": STEPS,
     }
-    """fairseq's settings of a task or of generation that the model cannot follow, and why"""
+    """fairseq's settings of a task or of generation that the model does not support, and why"""
     _updates = 0
 
     @classmethod
@@ -60,8 +60,8 @@ class NormModel(BaseFairseqModel):
     ) -> Any:
         """Load a model as fairseq does, and return its interface for PyTorch Hub.
 
-        For the folder of a run and no ``data_name_or_path``, the default checkpoint is the one with which the run was
-        scored, and text is prepared in the same way as the run's corpus. Otherwise ``data_name_or_path`` is the folder
+        For the folder of a run and no ``data_name_or_path``, the default checkpoint is the one that gave the run's
+        score, and text is prepared in the same way as the run's corpus. Otherwise ``data_name_or_path`` is the folder
         with the dictionaries, and ``options`` override the checkpoint's settings.
 
         Raises:
@@ -112,7 +112,7 @@ _init_trainer = Trainer.__init__
 
 
 def patch_fairseq() -> None:
-    """Make fairseq's tasks and trainer, and thereby its command lines, check our models and add their norms' losses."""
+    """Patch fairseq's tasks and trainer, and so its tools, to check our models and to add the norms' loss terms."""
     criterions.build_criterion = build_criterion
     models.build_model = build_model
     Trainer.__init__ = init_trainer
@@ -143,8 +143,8 @@ def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
     for key in ("decoder_final_norm", "final_norm") if from_checkpoint else ():
         if name := getattr(cfg, key, None):
             raise UserError(
-                f"{key}={name}: this version has no such setting. A folded checkpoint can be folded again from its "
-                f"source; otherwise name the norm in the stack's own setting, {{attention:pn,ffn:pn,final:{name}}}"
+                f"{key}={name}: this version has no such setting. Fold a folded checkpoint again from its source; for "
+                f"other checkpoints, name the norm in the stack's own setting, {{attention:pn,ffn:pn,final:{name}}}"
             )
     model = _build_model(cfg, task, from_checkpoint)
     if isinstance(model, NormModel) and not from_checkpoint:

@@ -52,7 +52,7 @@ class ModelConfig(NormSettings):
         Error messages put ``prefix`` before the name of a setting that is out of range.
 
         Raises:
-            UserError: settings out of range, or that do not fit together.
+            UserError: settings that are out of range, or do not fit together.
         """
         declared = [f for f in fields(cls) if not f.name.startswith("_")]
         values: dict[str, Any] = {f.name: getattr(cfg, f.name, f.default) for f in declared}
@@ -142,9 +142,11 @@ class NormTransformerConfig(ModelConfig):
         True, "pre-norm: normalize the input of each sublayer, and the output of each stack"
     )
     encoder_norm: str = setting(
-        "ln", "norm of the encoder; or of each layer, [pn,pn,ln], or of each site, {attention:pn,ffn:ln,final:ln}"
+        "ln",
+        "norm of the encoder; a norm for each layer is written [pn,pn,ln], and a norm for each site "
+        "{attention:pn,ffn:ln,final:ln}",
     )
-    decoder_norm: str = setting("ln", "norm of the decoder, in the same ways")
+    decoder_norm: str = setting("ln", "norm of the decoder, written in the same way")
     share_all_embeddings: bool = setting(
         False, "share encoder, decoder and output embeddings (needs a joined dictionary)"
     )
@@ -161,6 +163,7 @@ class NormTransformerConfig(ModelConfig):
             self.share_decoder_input_output_embed = True
         if any(map(sees_sentence, names_in(self.decoder_norm))):
             raise UserError(
-                f"decoder_norm={self.decoder_norm}: with this norm a position sees the whole sentence, and a decoder "
-                f"generates it word by word. Use it in the encoder: encoder_norm={self.decoder_norm} decoder_norm=ln"
+                f"decoder_norm={self.decoder_norm}: with this norm a position sees the whole sentence, but a decoder "
+                "generates the sentence word by word. Use the norm in the encoder: "
+                f"encoder_norm={self.decoder_norm} decoder_norm=ln"
             )

@@ -1,4 +1,4 @@
-"""Dropout on a CPU that draws its mask inside the kernel, alone or fused with a neighbouring operation.
+"""Dropout on a CPU that draws its mask inside the kernel, alone or fused with a neighboring operation.
 
 ``torch.nn.functional.dropout`` draws a CPU's masks number by number on one core: 13 % of a translation model's training
 step. Here a hash of an element's index and a seed decides whether the element is kept (dropout.c, compiled at setup).

@@ -50,7 +50,7 @@ class SinusoidalPositions(nn.Module):
         """
         if tokens.size(1) > self.max_positions:
             raise UserError(
-                f"a sequence of {tokens.size(1)} tokens, but the model takes at most {self.max_positions}: "
+                f"a sequence has {tokens.size(1)} tokens, but the model takes at most {self.max_positions}: "
                 "shorten it, or train with larger max_positions (translation: max_source_ and max_target_positions)"
             )
         return make_positions(tokens, self.padding_idx)
@@ -96,7 +96,7 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
 
 
 class _AdaptiveInput(AdaptiveInput):
-    """fairseq's adaptive input, without its waits of the host for the device.
+    """fairseq's adaptive input, changed so that the host does not wait for the device.
 
     Every cluster embeds every word. The parameters of a cluster without a word in the batch thus have a zero gradient,
     as DistributedDataParallel requires.

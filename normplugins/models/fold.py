@@ -51,8 +51,8 @@ class Outcome:
 class _Site:
     """The norm ``owner.attribute`` and its ``readers``, the linear maps that read its output.
 
-    A reader is a module with the names of its weight and bias. There are none if one of the maps cannot absorb the
-    norm; then ``label`` says why, and otherwise how the readers are called.
+    A reader is a module with the names of its weight and bias. If one of the maps cannot absorb the norm, ``readers``
+    is empty and ``label`` is the reason. Otherwise ``label`` names the readers.
     """
 
     owner: nn.Module

@@ -143,8 +143,8 @@ def convert_settings(stored: Any, source: Path | str) -> NormTransformerConfig:
             used = {_required(stored, f"{side}_norm_{part}", source) for part in ("self", "ff")}
             if len(used) != 1 or not used <= NORM_NAMES.keys():
                 raise UserError(
-                    f"{source}: {side} norms {', '.join(sorted(map(str, used)))}; "
-                    f"one norm for the whole stack, of {', '.join(NORM_NAMES)}, can be imported"
+                    f"{source}: the {side} has {', '.join(sorted(map(str, used)))} norms, but only a stack whose norms "
+                    f"are all the same, one of {', '.join(NORM_NAMES)}, can be imported"
                 )
             norms[f"{side}_norm"] = NORM_NAMES[used.pop()]
         norms["norm_warmup_updates"] = getattr(stored, "warmup_updates", None)

@@ -75,7 +75,7 @@ class LanguageModel(NormModel, FairseqLanguageModel):
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "LanguageModel":
-        """Build from settings (OmegaConf node or Namespace) and a language-modelling task.
+        """Build from settings (OmegaConf node or Namespace) and a language-modeling task.
 
         Raises:
             UserError: settings that do not fit together or with the dictionary, or an unknown norm.

@@ -25,13 +25,17 @@ class LanguageModelConfig(ModelConfig):
     dropout: float = probability(0.3, "dropout on embeddings, sublayer outputs, activations and the stack's output")
     normalize_before: bool = setting(False, "pre-norm: normalize each sublayer's input, and the stack's output")
     norm: str = setting(
-        "ln", "norm of every sublayer; or of each layer, [pn,pn,ln], or of each site, {attention:pn,ffn:ln,final:ln}"
+        "ln",
+        "norm of every sublayer; a norm for each layer is written [pn,pn,ln], and a norm for each site "
+        "{attention:pn,ffn:ln,final:ln}",
     )
-    tie_embeddings: bool = setting(True, "predict with the input embeddings (with an adaptive softmax: adaptive_input)")
+    tie_embeddings: bool = setting(
+        True, "use the input embeddings as output weights; with an adaptive softmax, only if adaptive_input is on"
+    )
     adaptive_softmax_cutoff: Optional[str] = setting(  # noqa: UP045
         None, "adaptive softmax: the ranks at which its clusters of rarer words begin, such as 20000,40000"
     )
-    adaptive_input: bool = setting(False, "embed the input in the adaptive softmax's clusters too")
+    adaptive_input: bool = setting(False, "use the adaptive softmax's clusters for the input embeddings too")
     tokens_per_sample: int = II("task.tokens_per_sample")
 
     def check(self) -> None:
@@ -47,10 +51,10 @@ class LanguageModelConfig(ModelConfig):
             cutoffs = [0]
         if cutoffs != sorted({*cutoffs}) or min(cutoffs, default=1) < 1:
             raise UserError(
-                f"adaptive_softmax_cutoff={self.adaptive_softmax_cutoff}: it needs increasing ranks such as 20000,40000"
+                f"adaptive_softmax_cutoff={self.adaptive_softmax_cutoff} must be increasing ranks, such as 20000,40000"
             )
         if self.adaptive_input and not cutoffs:
-            raise UserError("adaptive_input needs adaptive_softmax_cutoff: it embeds words in the softmax's clusters")
+            raise UserError("adaptive_input needs adaptive_softmax_cutoff, which defines the embeddings' clusters")
 
     @property
     def future_label(self) -> str:
@@ -61,8 +65,8 @@ class LanguageModelConfig(ModelConfig):
         """Raise UserError if a position sees later tokens, because fairseq's tools could not report it."""
         if self.future_label:
             raise UserError(
-                f"this model is {self.future_label}, so that it cannot generate text, and its perplexity is not that "
-                "of a language model (normplugins evaluate RUN measures it, and labels it so)"
+                f"this model is {self.future_label}. It cannot generate text, and its perplexity is not that of a "
+                "language model; normplugins evaluate RUN measures the perplexity and adds this label"
             )
 
     @property
@@ -94,7 +98,7 @@ class TensorTransformerLMConfig(LanguageModelConfig):
         """Raise UserError for settings that do not fit together."""
         if self.placement == "deepnorm" or self.qk_norm:
             key = "qk_norm" if self.qk_norm else "placement"
-            raise UserError(f"{key}={getattr(self, key)} is about softmax attention, which this model does not have")
+            raise UserError(f"{key}={getattr(self, key)} needs softmax attention, which this model does not have")
         super().check()
 
 

@@ -80,7 +80,7 @@ class Residual(nn.Module):
 
 
 class Layer(nn.Module):
-    """A layer of self-attention of any kind, cross-attention in a decoder with an encoder, and feed-forward.
+    """A layer: self-attention of any kind, cross-attention if there is an encoder, and a feed-forward network.
 
     The function ``norm`` builds a norm for the site "attention" or "ffn".
     """
@@ -103,7 +103,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, padding_mask: Tensor | None, args: tuple[Any, ...], cross_args: tuple[Any, ...] = ()
     ) -> Tensor:
-        """Apply the layer; x and padding_mask are as in :class:`Residual`, the rest goes to the two attentions."""
+        """Apply the layer; x and padding_mask are as in :class:`Residual`, the others are the attentions' arguments."""
         x = self.self_attention(x, padding_mask, *args)
         if self.cross_attention is not None:
             x = self.cross_attention(x, padding_mask, *cross_args)
@@ -135,7 +135,7 @@ class Stack(nn.Module):
         for layer in range(cfg.stack_depth(key)):
             sublayers = attention(), cross_attention and cross_attention(), feed_forward()
             self.layers.append(Layer(*sublayers, partial(norm, layer=layer), cfg.dropout, placement))
-        self.embedding_norm = norm("attention") if placement.embeddings else None  # as at attentions
+        self.embedding_norm = norm("attention") if placement.embeddings else None
         self.final_norm = norm("final") if placement.pre_norm else None
 
     def _run_layers(self, x: Tensor, padding_mask: Tensor | None, layer_args: Sequence[tuple[Any, ...]]) -> Tensor:

@@ -47,7 +47,7 @@ def parse_norms(text: str) -> dict[str | int, str]:
 
 
 def check_sites(key: str, text: str, pre_norm: bool) -> None:
-    """Raise UserError if the norm setting ``key`` of a stack does not name the norm at its end in pre-norm."""
+    """Raise UserError if the norm setting ``key`` of a pre-norm stack does not name the norm at the stack's end."""
     if pre_norm and text.startswith("{") and "final" not in parse_norms(text):
         raise _incomplete(f"{key}={text}")
 
@@ -115,7 +115,7 @@ def unread_settings(cfg: Any) -> dict[str, Any]:
 
 
 def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
-    """Refuse a norm setting that is not at its default and that no norm of the model reads, or a norm without a place.
+    """Refuse a norm setting that no norm of the model reads, unless it has its default, and a norm of a missing site.
 
     Do not call it for the settings of a checkpoint, which may have been written when such settings were accepted.
 
@@ -162,7 +162,7 @@ def refuse_loss_scale(cfg: Any, option: str) -> None:
     if kept := [name for name in all_norm_names(cfg) if updates_in_backward(name)]:
         raise UserError(
             f"{option} changes the scale of the loss, and {kept[0]} keeps a statistic of scaled gradients between "
-            "updates: fairseq-hydra-train with common.bf16=true has no scale"
+            "updates: use fairseq-hydra-train with common.bf16=true, which does not scale the loss"
         )
 
 

@@ -1,6 +1,6 @@
 """``tensor_transformer_lm``: the tensorized transformer (arXiv 1906.09777), as in its published code or causal.
 
-In that code (``causal`` off) every position sees the tokens after it: what is measured then is not the perplexity of a
+In that code (``causal`` off) every position sees the tokens after it, so the measured number is not the perplexity of a
 language model. Positions are counted back from the segment's end, as in Transformer-XL (arXiv 1901.02860), which the
 published model follows in layout, initialization and dropout; u and w are shared by all layers.
 """
@@ -50,7 +50,7 @@ class TensorTransformerDecoder(LanguageModelDecoder):
         """
         if prev_output_tokens.size(1) > self.cfg.tokens_per_sample:
             raise UserError(
-                f"a segment of {prev_output_tokens.size(1)} tokens, but this model was built for "
+                f"a segment has {prev_output_tokens.size(1)} tokens, but this model was built for "
                 f"{self.cfg.tokens_per_sample}: tensor attention has a weight for each pair of positions"
             )
         padding_mask = prev_output_tokens.eq(self.vocabulary.padding_idx)

@@ -12,13 +12,13 @@ Lengths = NDArray[np.integer[Any]]
 
 
 def sort_by_both_lengths(sources: Lengths, targets: Lengths) -> NDArray[np.int64]:
-    """Return an order in which neighbouring sentences have similar source lengths and similar target lengths.
+    """Return an order in which neighboring sentences have similar source lengths and similar target lengths.
 
     A batch may hold ``max_tokens`` positions on its longer side, so sentences are sorted by the longer of their two
     lengths. Ties are sorted by target minus source length, ascending if the longer length is even and descending if it
-    is odd: neighbours are then also similar where one longer length ends and the next begins. fairseq sorts by source
-    length and then by target length, which leaves more padding on the target side. This order makes other batches
-    than the published recipes, and fewer.
+    is odd: neighbors are then also similar where one longer length ends and the next begins. fairseq sorts by source
+    length and then by target length, which leaves more padding on the target side. This order gives different
+    batches than the published recipes, and fewer.
     """
     longer = np.maximum(sources, targets)
     difference = (targets.astype(np.int64) - sources) * np.where(longer % 2, -1, 1)

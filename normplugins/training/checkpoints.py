@@ -29,15 +29,15 @@ FILES = {"averaged": AVERAGED, "last": LAST, "best": BEST}
 
 
 def scored_names(average: int | None) -> list[str]:
-    """Return the checkpoints of a run that are scored, as keys of ``FILES``; the recipe's score is the first's."""
+    """Return the checkpoints of a run that are scored, as keys of ``FILES``; the first gives the recipe's score."""
     return ["averaged", "last", "best"] if average else ["best", "last"]
 
 
 def scored(directory: Path, average: int | None, recalibrate: int | None = None) -> Path:
-    """Return the path of the checkpoint with which the recipe is scored.
+    """Return the path of the checkpoint that gives the recipe's score.
 
-    It is the mean of the last ``average`` epochs, or the best checkpoint if that is None; with ``recalibrate``, its
-    copy with re-estimated running statistics.
+    It is the mean of the last ``average`` epochs, or the best checkpoint if ``average`` is None. With ``recalibrate``,
+    it is the copy of this checkpoint with re-estimated running statistics.
     """
     return directory / (RECALIBRATED if recalibrate else FILES[scored_names(average)[0]])
 
@@ -45,8 +45,8 @@ def scored(directory: Path, average: int | None, recalibrate: int | None = None)
 def load(path: Path, run: Identity | None = None) -> dict[str, Any]:
     """Load a checkpoint on the CPU without running any code that the file names, and check its content.
 
-    With ``run``, it must belong to that run; checkpoints of older versions do not name their run and are accepted with
-    a warning, one for each folder.
+    With ``run``, the checkpoint must belong to that run. Checkpoints of older versions do not name their run; they are
+    accepted with one warning for each folder.
 
     Raises:
         UserError: the file names code to run, cannot be read, is refused by :func:`find_damage`, or belongs to another
@@ -75,7 +75,7 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     if epoch and history and int(epoch[1]) != history.get("epoch"):
         raise UserError(f"{path} was refused: it is the checkpoint of epoch {history.get('epoch')}")
     if run and (difference := find_difference(state, run)):
-        raise UserError(f"{path} was refused: it is of another run ({difference})")
+        raise UserError(f"{path} was refused: it belongs to another run ({difference})")
     if run and not identity_of(state):
         _warn_of_no_run(path.parent)
     return state
@@ -83,7 +83,7 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
 
 @cache
 def _warn_of_no_run(directory: Path) -> None:
-    text = f"warning: the checkpoints in {directory} name no run, so it is not checked that they belong to this one"
+    text = f"warning: the checkpoints in {directory} name no run, so it is not checked whether they belong to this run"
     print(text, file=sys.stderr)  # standard output may be a translation
 
 
@@ -134,7 +134,7 @@ def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
                 except OSError:
                     shutil.copyfile(path, temporary)
     except (UserError, OSError, RuntimeError) as error:
-        raise UserError(f"could not write the checkpoint {path}: {error}. An earlier one is unchanged.") from error
+        raise UserError(f"could not write the checkpoint {path}: {error}. An earlier file is unchanged.") from error
 
 
 def epoch_checkpoints(directory: Path, pattern: str = r"checkpoint(\d+)\.pt", bound: float = math.inf) -> list[Path]:
@@ -152,8 +152,8 @@ def average(paths: Sequence[Path], destination: Path, run: Identity | None = Non
     its mean has no effect.
 
     Raises:
-        UserError: there is no checkpoint, one of them is refused or of another ``run``, they are of different models,
-            or the mean cannot be written.
+        UserError: there is no checkpoint, one is refused or belongs to another ``run``, they hold different models, or
+            the mean cannot be written.
     """
     if not paths:
         raise UserError(f"no checkpoint to average in {destination.parent}: the run has not finished an epoch")
@@ -162,7 +162,7 @@ def average(paths: Sequence[Path], destination: Path, run: Identity | None = Non
     for path in progress(paths, "averaging checkpoints", "files"):
         state = load(path, run)
         if sums and sums.keys() != state["model"].keys():
-            raise UserError(f"{path} holds another model than {paths[0]}: cannot average them")
+            raise UserError(f"{path} holds another model than {paths[0]}: they cannot be averaged")
         for name, value in state["model"].items():
             sums[name] = sums.get(name, 0) + value.double() if value.is_floating_point() else value
     state["model"] = {

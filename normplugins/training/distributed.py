@@ -49,7 +49,7 @@ class Member:
 
     @property
     def gpu(self) -> int:
-        """The number of this rank's GPU among those that it sees; with ``srun --gpus-per-task=1`` it sees only one."""
+        """The index of this rank's GPU among its visible GPUs; ``srun --gpus-per-task=1`` makes only one visible."""
         return 0 if sees_own_gpu() else self.local_rank
 
 
@@ -104,7 +104,7 @@ def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
     if any(item.lstrip("+").startswith("optimization.update_freq=") for item in overrides):
         raise UserError(
             f"optimization.update_freq follows from train.batches_per_update={batches} and the number of processes: "
-            "set that, or set it to null"
+            "set train.batches_per_update instead, or set it to null"
         )
     if batches % processes:
         raise UserError(
@@ -169,7 +169,7 @@ def _worker(work: Callable[[Any], T], argument: object) -> T:
 
 
 def _error_of(rank: str, failure: ProcessFailure) -> Exception:
-    """Return the error that a failed process raised, or one that says how the process ended."""
+    """Return the error that a failed process raised, or an error that says how the process ended."""
     if failure.exitcode < 0:
         hint = ", as the system does when memory runs out" if failure.exitcode == -signal.SIGKILL else ""
         return RankLost(f"{rank} was ended by {failure.signal_name()}{hint}. {RESUMES}")

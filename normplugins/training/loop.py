@@ -1,4 +1,4 @@
-"""The training loop around fairseq's trainer: it resumes exactly, and patience, epochs or updates end it."""
+"""The training loop around fairseq's trainer. It resumes exactly, and ends by patience, epochs or updates."""
 
 import math
 import signal
@@ -38,7 +38,7 @@ def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: 
 
     Args:
         config: the run's config; ``fairseq_config`` is the part of it that fairseq's trainer takes.
-        run: the identity of the run, which its checkpoints name.
+        run: the identity of the run, which is stored in its checkpoints.
         title: the title of the progress display.
         tracker: receives the curves in rank zero.
 
@@ -150,7 +150,7 @@ class _Training:
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"update {number}: out of GPU memory. Halve dataset.max_tokens or dataset.batch_size and double "
-                "optimization.update_freq, or train.batches_per_update where that is set: an update then has as many "
+                "optimization.update_freq, or train.batches_per_update if that is set; an update then has as many "
                 "tokens as before"
             ) from error
         if not math.isfinite(figures["loss"]):
@@ -236,7 +236,7 @@ class _Training:
         return {"loss": float(mean["loss"]), **others}
 
     def save(self, epoch_end: bool = False, best: bool = False) -> None:
-        """Save the training state as the last checkpoint, and at the end of an epoch also as that epoch's.
+        """Save the training state as the last checkpoint, and at the end of an epoch also as the epoch's checkpoint.
 
         Raises:
             NotFinite: a parameter or statistic is not finite; the last good checkpoint is not overwritten.
@@ -263,7 +263,7 @@ class _Training:
         self.saved_at, self.saved_update = self.trainer.cumulative_training_time(), history.updates
 
     def stop_not_finite(self, samples: list[dict[str, Any]], reason: str) -> NoReturn:
-        """Raise NotFinite with the layer at fault, or with fairseq's ``reason`` if none is found."""
+        """Raise NotFinite with the name of the first bad tensor, or with fairseq's ``reason`` if none is found."""
         (self.directory / "crash.pt").unlink(missing_ok=True)  # fairseq's copy of the broken state
         with not_compiled():  # hooks need uncompiled layers, whose dropout masks differ from those of the update
             where = distributed.first_not_none(nonfinite.locate(self.trainer, samples))

@@ -115,10 +115,10 @@ FairseqFusedAdam.__name__ = FairseqAdam.__name__
 def check_adam(cfg: Any) -> None:
     """Raise UserError for settings with which fairseq's ``adam``, or our ``fused_adam``, cannot train."""
     if getattr(cfg, "fp16_adam_stats", False):
-        raise UserError("optimizer.fp16_adam_stats=true: the state of Adam is in float32 here: leave it out")
+        raise UserError("optimizer.fp16_adam_stats=true is not supported: the state of Adam is always in float32")
     for name in ("use_old_adam", "tpu") if cfg._name == "fused_adam" else ():
         if getattr(cfg, name, False):
-            raise UserError(f"optimizer.{name}=true: it is no setting of fused_adam: leave it out")
+            raise UserError(f"optimizer.{name}=true is not supported by fused_adam")
     read_betas(cfg.adam_betas)
 
 
@@ -129,5 +129,5 @@ def read_betas(betas: Any) -> tuple[float, float]:
     except (ValueError, TypeError, SyntaxError):
         first = second = math.nan
     if not (0 <= first < 1 and 0 <= second < 1):
-        raise UserError(f"optimizer.adam_betas={betas}: two numbers from 0 to below 1 are needed, such as (0.9, 0.98)")
+        raise UserError(f"optimizer.adam_betas={betas} must be two numbers from 0 to below 1, such as (0.9, 0.98)")
     return first, second

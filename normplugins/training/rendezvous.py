@@ -1,4 +1,4 @@
-"""Rendezvous of a run's ranks before they train: they compare settings, and rank zero tells them when to start."""
+"""Rendezvous of a run's ranks before training: they compare settings, and then rank zero gives the start signal."""
 
 import json
 import os
@@ -22,19 +22,19 @@ from normplugins.utils.errors import UserError
 from normplugins.utils.threads import use_threads
 
 EXIT_DELAY_SECONDS = 1  # torchrun reports the rank that exits first, so a rank that lost another one exits later
-RECEIVE_SECONDS = 30  # how long rank zero waits at most for the other ranks to read its message
+RECEIVE_SECONDS = 30  # the longest time that rank zero waits for the other ranks to read its message
 UNSEEN_SECONDS = 10  # how long a network file system may take to show a new file to all machines
 LOOPBACK = "127.0.0.1"
 # torch.distributed has no exception class for a lost peer; its messages contain one of these words.
 _LOST_PEER = re.compile(r"gloo|NCCL|TCPStore|ProcessGroup|[Cc]onnection|[Tt]imed? ?out")
-_SHOWN = 5  # the most differing settings that an error lists
+_SHOWN = 5  # the largest number of differing settings that an error lists
 
 
 class Rendezvous:
     """A store through which the ranks of a run agree on what to train, before they form a process group.
 
-    It is a context manager: a rank that leaves the block with an error reports it to the others, which then end too.
-    The ranks wait for each other for ``seconds`` at the start; ``member`` is the place of this process among them.
+    It is a context manager. A rank that leaves the block with an error reports it to the others, which then end too.
+    The ranks wait up to ``seconds`` for each other at the start; ``member`` is the place of this process among them.
 
     Raises:
         RankLost: this rank cannot reach the store.
@@ -113,7 +113,7 @@ class Rendezvous:
         return joined
 
     def send(self, message: dict[str, Any]) -> None:
-        """Tell the other ranks what to train; an empty message means that there is nothing to train.
+        """Send the other ranks what to train; an empty message means that there is nothing to train.
 
         Its ``files`` are the sizes of files that all ranks must see, as :func:`file_sizes` returns them.
 
@@ -184,7 +184,7 @@ class Rendezvous:
 
 
 def refuse(error: UserError) -> None:
-    """Tell the other ranks of a launched run that this one cannot start, for example because of its overrides."""
+    """Report to the other ranks of a launched run that this one cannot start, for example because of its overrides."""
     if member := launched():
         with suppress(UserError), Rendezvous(member, RECEIVE_SECONDS):
             raise error
@@ -197,7 +197,7 @@ def file_sizes(*paths: Path) -> dict[str, int]:
 
 
 def _unseen(files: dict[str, int]) -> str:
-    """Describe a file that this machine does not see as rank zero does, or return an empty string."""
+    """Return how a file on this machine differs from rank zero's, or an empty string if all files are the same."""
     deadline = time.monotonic() + UNSEEN_SECONDS
     while wrong := [path for path, size in files.items() if file_sizes(Path(path)) != {path: size}]:
         if time.monotonic() > deadline:

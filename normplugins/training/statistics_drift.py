@@ -1,4 +1,4 @@
-"""Running statistics in several processes: how far they have drifted apart, and which are evaluated and saved.
+"""Running statistics of several processes: how far they have drifted apart, and which are evaluated and saved.
 
 With ``norm.sync=none`` each process has running statistics of its own batches. The statistics of rank zero are part of
 the saved model and are evaluated. Checkpoints contain the statistics of all ranks, so that each rank resumes with its
@@ -76,7 +76,7 @@ def load_state(model: nn.Module, values: dict[str, Tensor]) -> None:
 
 @contextmanager
 def rank_zero_statistics(model: nn.Module, states: list[dict[str, Tensor]]) -> Iterator[None]:
-    """Give the model the statistics of rank zero for the duration of the block."""
+    """Give the model the statistics of rank zero inside this context."""
     if states:
         load_state(model, states[0])
     try:

@@ -30,7 +30,7 @@ def is_probed(update: int) -> bool:
 
 
 def is_on(config: DictConfig) -> bool:
-    """Whether a run has the probe: unless its layers are compiled or run twice, which hides passes from hooks."""
+    """Whether a run has the probe, which is off if layers are compiled or run twice: hooks then miss passes."""
     return bool(config.train.probe and not config.train.compile and not config.model.get("checkpoint_activations"))
 
 
@@ -127,7 +127,7 @@ def measure(
 ) -> dict[str, Tensor]:
     """Compute the numbers of docs/probe.md for one pass of a norm, over the tokens of its batch.
 
-    It draws no random number and changes nothing in the norm.
+    It uses no random numbers and does not change the norm.
 
     Args:
         norm: the norm.

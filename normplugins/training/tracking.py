@@ -40,7 +40,7 @@ class _WandbTracker(Tracker):
 
 
 class _TensorBoardTracker(Tracker):
-    """Writes numbers as curves; a summary's other values are written as text, and logged ones are left out."""
+    """Writes numbers as curves. Other values of a summary are written as text; other logged values are left out."""
 
     def __init__(self, writer: Any, update: int) -> None:
         self.writer, self.update = writer, update

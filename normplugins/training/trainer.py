@@ -32,8 +32,7 @@ class Trainer(trainer.Trainer):
         """Load the training state of a checkpoint and return its ``extra_state``, or None without a checkpoint.
 
         Raises:
-            Exception: the original error, such as a lost rank, which fairseq would report as another model
-                architecture.
+            Exception: the original error, such as a lost rank; fairseq would report it as a wrong model architecture.
         """
         try:
             extra_state: dict[str, Any] | None = super().load_checkpoint(*arguments, **options)

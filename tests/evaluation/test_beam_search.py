@@ -145,7 +145,7 @@ def test_a_model_without_a_finite_probability_is_named():
 
 
 def test_a_longest_translation_shorter_than_the_shortest_is_refused():
-    with pytest.raises(UserError, match="the longest translation, 3 tokens, is shorter than the shortest, 5"):
+    with pytest.raises(UserError, match="maximum length of a translation, 3 tokens, is less than the minimum, 5"):
         generate(BeamSearch, learnt(0, 30), sources(0, 30, [4]), 30, beam_size=2, max_len_b=3, min_len=5)
 
 

@@ -69,7 +69,7 @@ def test_on_the_command_line_they_need_no_quotes_and_are_part_of_the_cells_name(
     "norms", ["instance", "{attention:ln,ffn:instance,final:ln}", "{attention:ln,ffn:ln,final:instance}"]
 )
 def test_a_decoder_accepts_no_norm_of_whole_sentences_anywhere(norms: str) -> None:
-    with pytest.raises(UserError, match=r"a decoder generates it word by word. .*encoder_norm=.*instance"):
+    with pytest.raises(UserError, match=r"a decoder generates the sentence word by word. .*encoder_norm=.*instance"):
         make_model(decoder_norm=norms)
 
 

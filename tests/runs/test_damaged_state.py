@@ -38,7 +38,7 @@ def make_of_another_seed(path):
     [
         (flip, "its content has changed since it was written"),
         (make_not_finite, "is not finite"),
-        (make_of_another_seed, "it is of another run (seed 2 there and 1 here)"),
+        (make_of_another_seed, "it belongs to another run (seed 2 there and 1 here)"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9000]), "damaged or no checkpoint"),
     ],
 )

@@ -147,7 +147,7 @@ def test_text_is_continued(transformer_lm, normplugins, accepted, at_home, stdin
     for most in (0, -5):
         line = refused("generate", "run", "--prompt", "w1", "--max-tokens", most)
         assert line.endswith(f"at most {most} new tokens: at least 1 is needed")
-    assert "temperature of -1.0" in refused("generate", "run", "--temperature", -1)
+    assert "the temperature is -1.0" in refused("generate", "run", "--temperature", -1)
     assert "does not translate" in refused("translate", "run", transformer_lm.directory / "config.yaml")
     assert isinstance(NormTransformerLM.from_pretrained("run").models[0], NormTransformerLM)
 
