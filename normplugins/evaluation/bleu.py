@@ -181,12 +181,11 @@ def split_compounds(lines: Sequence[str]) -> list[str]:
 def write_translations(path: Path, lines: Sequence[str], hypotheses: Sequence[str], references: Sequence[str]) -> None:
     """Write the file that is kept with a published record: translations and the statistics of their BLEU.
 
-    The file is gzipped text with one line per sentence, in the order of the test set, and columns separated by tabs:
-    the translation of ``lines``, then the sufficient statistics of ``bleu`` or ``bleu_compound`` between ``hypotheses``
-    and ``references``, the tokenized lines, as whole numbers: length of hypothesis and reference, matches of 1- to
-    4-grams, and their totals. The BLEU of any set of sentences, resampled or not, follows from the sum of their
-    statistics, without the references, which are other people's text. Equal content gives equal bytes. Raises UserError
-    if the file cannot be written.
+    The file is gzipped text with one line per sentence, in the order of the test set. Its columns, separated by tabs,
+    are the translation, from ``lines``, and the sufficient statistics of ``bleu`` or ``bleu_compound``, from the
+    tokenized ``hypotheses`` and ``references``: length of hypothesis and reference, matches of 1- to 4-grams, and their
+    totals. The sum of these whole numbers over any set of sentences gives its BLEU, without the references, which are
+    other people's text. Equal content gives equal bytes. Raises UserError if the file cannot be written.
     """
     # effective_order avoids a warning about sentence scores and does not change the statistics.
     metric = sacrebleu.metrics.BLEU(tokenize="none", force=True, effective_order=True)

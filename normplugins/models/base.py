@@ -154,7 +154,7 @@ def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
 
 
 def build_criterion(cfg: Any, task: Any) -> nn.Module:
-    """Build a criterion as fairseq does, and let it add the terms that norms such as ``rbn`` contribute to the loss."""
+    """Build a criterion as fairseq does, and add the loss terms of norms such as ``rbn`` to its loss."""
     criterion = _build_criterion(cfg, task)
     criterion.register_forward_hook(_add_loss_terms)
     return criterion

@@ -10,8 +10,8 @@ has another reader, or a reader without a bias:
 - tensor attention: its linear maps have no biases.
 
 The norms of a stack's sublayers have one setting, so they are folded together or not at all. Weight-normalized linear
-maps (``weight``) become plain ones. A norm with statistics sets padding to zero; a folded one does not, which changes
-nothing because attention masks padding.
+maps (``weight``) become plain ones. A norm with statistics sets padding to zero, and a folded norm does not.
+This has no effect, because attention masks padding.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ FIRST = {SelfAttention: "qkv", CrossAttention: "q", FeedForward: "fc1", TensorAt
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to ``count`` norms of a stack: what they were folded ``into``, or the reason why they stay.
+    """The result for ``count`` norms of a stack: the maps that they were folded ``into``, or why they stay.
 
     ``norm`` is their name, ``key`` the norm setting of the stack; ``end`` is true for the stack's final norm. One of
     ``into`` and ``stays`` is empty.

@@ -62,7 +62,7 @@ class LanguageModelConfig(ModelConfig):
         return future_label(self.norm, getattr(self, "causal", True))
 
     def require_causal(self) -> None:
-        """Raise UserError if a position sees later tokens, because fairseq's tools could not report it."""
+        """Raise UserError if a position sees later tokens, because fairseq's tools would not report it."""
         if self.future_label:
             raise UserError(
                 f"this model is {self.future_label}. It cannot generate text, and its perplexity is not that of a "

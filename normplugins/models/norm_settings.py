@@ -125,8 +125,8 @@ def refuse_unread_settings(cfg: Any, prefix: str = "norm_") -> None:
             options the message names too.
 
     Raises:
-        UserError: there is such a setting, or a post-norm stack names a norm for its end, or as :func:`unread_settings`
-            does. The message says what the norms read.
+        UserError: there is such a setting or norm, or as :func:`unread_settings`. The message lists the settings that
+            the norms read.
     """
     for stack in NORM_KEYS if not cfg.normalize_before else ():
         text = getattr(cfg, stack, "")

@@ -168,7 +168,7 @@ class NormTransformerDecoder(TranslationStack, FairseqIncrementalDecoder):
         return (x if layout is None else layout.pad(x)).transpose(0, 1)
 
     def _varlen_layout(self, padding_mask: Tensor) -> VarlenLayout | None:
-        """Return the layout of the real tokens if the layers can skip padding: on a CPU, with per-token norms only."""
+        """Return the layout of the real tokens if the layers can skip padding: on a CPU, if all norms are per token."""
         if any(has_statistics(name) or sees_sentence(name) for name in names_in(self.cfg.decoder_norm)):
             return None
         weight = to_autocast_dtype(self.embed_tokens.weight[:0])

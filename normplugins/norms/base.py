@@ -20,7 +20,7 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
 
 
 def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """Convert x and the parameters to the wider of their dtypes; bfloat16 inputs then do not round float32 weights.
+    """Convert x and the parameters to the wider of their dtypes, so that bfloat16 inputs do not round float32 weights.
 
     Raises:
         TypeError: x is not a floating-point tensor.

@@ -33,8 +33,8 @@ class BatchMomentsNorm(RunningNorm):
         """Subtract the mean from the rows (N, C); return them, tokens, count, mean (C,) and biased variance (C,).
 
         With ``sync="batch"`` the moments are over the tokens of all processes. Padding must be zero in the rows or, if
-        ``filled``, equal to the mean of the tokens, and is counted only if ``filled``. In the returned rows it is zero,
-        up to rounding if it was filled.
+        ``filled``, equal to the mean of the tokens, and is counted only if ``filled``. In the returned rows padding is
+        zero, up to rounding if it was filled.
         """
         tokens, counted = count_tokens(rows, real), None if filled else real
         count = count_tokens(rows, counted)

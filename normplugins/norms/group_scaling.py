@@ -1,9 +1,9 @@
 """Group scaling: z = x / sqrt(mean(x^2) + eps), with the mean over the channels of each token's channel group.
 
 The released PN does this before its own normalization, with one group per attention head; the body of the paper does
-not mention it. With one group it is the division by each token's root mean square with which the released BN starts. It
-is a switch of ``pn_alg2``, ``pnv`` and ``bn``, and ``rms`` with several ``groups`` is group scaling alone. These
-controls separate the effect of group scaling in ``pn`` from the effect of the running statistics.
+not mention it. The released BN starts with group scaling too, with a single group. It is a switch of ``pn_alg2``,
+``pnv`` and ``bn``, and ``rms`` with several ``groups`` is group scaling alone. These controls separate the effect of
+group scaling in ``pn`` from the effect of the running statistics.
 """
 
 import torch.nn.functional as F

@@ -208,12 +208,12 @@ def _flag(name: str, attribute: str) -> bool:
 
 
 def has_statistics(name: str) -> bool:
-    """Whether this norm has running statistics; False for an unknown one."""
+    """Whether this norm has running statistics; False for an unknown norm."""
     return _flag(name, "statistics")
 
 
 def updates_in_backward(name: str) -> bool:
-    """Whether this norm keeps a statistic of gradients from one batch to the next; False for an unknown one."""
+    """Whether this norm keeps a statistic of gradients from one batch to the next; False for an unknown norm."""
     return _flag(name, "updates_in_backward")
 
 

@@ -3,8 +3,8 @@
     loss += penalty_mean sum_c (mu - mu_B)^2 + penalty_var sum_c |sigma^2 - sigma_B^2|
 
 The sums are over channels, and gradients pass only through the batch's mu_B and sigma_B^2. As in the released code, the
-running statistics already contain this batch (with ``per_update`` they do not), and the terms of all norms are added
-once to the loss of each batch, which is a *sum* over its tokens. With several batches in an update, or several
+running statistics already contain this batch, except with ``per_update``. The terms of all norms are added once to the
+loss of each batch, which is a *sum* over the batch's tokens. With several batches in an update, or several
 processes without ``sync=batch``, each batch has its own term. The defaults are the released recipe for pre-norm
 transformers, ``batch_diff_0.1_0.01``. The released code differs in two details: it divides by sqrt(max(sigma^2, eps))
 rather than sqrt(sigma^2 + eps), and it also normalizes padding, where the output here is 0.

@@ -1,7 +1,7 @@
 """Settings that several norms share, as base classes of the norms' own settings.
 
 Each norm's file declares its settings as a frozen dataclass. :func:`setting` makes its fields, with the default, the
-documentation and the valid range. A field with ``switch=NAME`` has an effect only while the setting NAME is neither
+documentation and the valid range. A field with ``switch=NAME`` has an effect only if the setting NAME is neither
 false nor 0. A field with ``per_head=True`` defaults to the number of attention heads inside a model.
 """
 

@@ -185,8 +185,8 @@ class _Training:
     def finish_epoch(self) -> None:
         """Validate, decide whether the run ends, and save the epoch's checkpoint.
 
-        If ``checkpoint.patience`` ends the run, its last epoch is saved as the last checkpoint but not as an epoch's
-        checkpoint, as in the released loop but not in fairseq's. The averaged checkpoint then leaves that epoch out.
+        If ``checkpoint.patience`` ends the run, its last epoch is saved as the last checkpoint, but not as an epoch's
+        checkpoint, so the averaged checkpoint leaves it out. The released loop does this too; fairseq's does not.
         """
         history, model = self.history, self.trainer.get_model()
         states = statistics_drift.gather(model)

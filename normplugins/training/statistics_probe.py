@@ -46,7 +46,7 @@ class StatisticsProbe:
     def watch(self, update: int) -> Iterator[list[dict[str, Any]]]:
         """Measure the forward and backward passes of the first batch in this context.
 
-        Yields a list that has, at the end, one point for ``History.probe`` if the update is to be measured:
+        Yields a list, to which one point for ``History.probe`` is added at the end if the update is probed:
         ``{"update": 10, "layers": {"encoder.final_norm": {"tokens": 512.0, ...}, ...}}``, with numbers of six
         significant digits, or None for numbers that are not finite.
         """

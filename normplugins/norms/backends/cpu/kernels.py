@@ -48,8 +48,8 @@ def run_pass(
 ) -> Tensor:
     """Make one pass over contiguous x (N, C) and return the sums over rows that ``gather`` names, (k, C).
 
-    ``forward`` writes y = scale z + bias, where z is x - centre, or r x with r = 1 / sqrt(mean of a channel group's
-    x^2 + eps), which it writes to ``inverse``. ``backward`` reads g = dL/dy and writes dx = r (dL/dz - z mean(z dL/dz))
+    ``forward`` writes y = scale z + bias, where z is x - centre or r x, with r = 1 / sqrt(mean of a channel group's
+    x^2 + eps). It writes r to ``inverse``. ``backward`` reads g = dL/dy and writes dx = r (dL/dz - z mean(z dL/dz))
     with means over channel groups and dL/dz = of_g g + of_z z + constant.
 
     Args:

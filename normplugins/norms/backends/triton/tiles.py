@@ -101,7 +101,7 @@ class Tiles(NamedTuple):
 
 @cache
 def cut_tiles(channels: int, groups: int) -> Tiles:
-    """Return tiles one channel group wide or, with 0 groups, at most 64 channels, a cache line of 16-bit numbers."""
+    """Return tiles as wide as a channel group or, with 0 groups, at most 64 channels (a cache line in 16 bits)."""
     width = channels // groups if groups else min(triton.next_power_of_2(channels), 64)
     columns = triton.next_power_of_2(width)
     elements = max(TILE, columns)
