@@ -114,7 +114,7 @@ def test_a_plugins_dataclasses_nest_as_fairseqs_own_do():
 
 def test_names_that_numpy_and_bitarray_have_dropped():
     lengths = np.array([1, 2, 3, 4, 5, 9])
-    assert data_utils.get_buckets(lengths, 3).tolist() == [2, 4, 9]  # the lower neighbour of a percentile between two
+    assert data_utils.get_buckets(lengths, 3).tolist() == [2, 4, 9]  # the lower neighbor of a percentile between two
     blocks = TokenBlockDataset([torch.tensor([4, 5, 2]), torch.tensor([6, 2])], [3, 2], None, 0, 2, break_mode="eos")
     assert [block.tolist() for block in blocks] == [[4, 5, 2], [6, 2]]
     coder = HuffmanCodeBuilder()

@@ -33,7 +33,7 @@ QUESTIONS = {
 }
 """The question that each of these contrasts answers by itself."""
 PARTS = {
-    "PN - RMS in groups": "Running statistics, together with PN's learnt shift, warmup and backward pass",
+    "PN - RMS in groups": "Running statistics, together with PN's learned shift, warmup and backward pass",
     "PN-V with group scaling - PN-V": "Group scaling",
 }
 """The part of PN that each of these contrasts isolates (amendment 15 of the protocol)."""

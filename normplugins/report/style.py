@@ -176,7 +176,7 @@ def spread(positions: Sequence[float], gap: float) -> np.ndarray:
     """Return positions (N) that keep their order, are at least ``gap`` apart, and have moved as little as possible."""
     order = np.argsort(positions, kind="stable")
     steps = np.arange(len(order)) * gap
-    blocks: list[tuple[float, int]] = []  # mean and number of neighbours that touch: isotonic regression
+    blocks: list[tuple[float, int]] = []  # mean and number of neighbors that touch: isotonic regression
     for value in np.asarray(positions, dtype=float)[order] - steps:
         mean, count = float(value), 1
         while blocks and blocks[-1][0] > mean:

@@ -19,8 +19,8 @@ from tests.helpers.models import PAD, make_model, make_task, train
 
 
 @lru_cache
-def learnt(seed: int, size: int) -> NormTransformer:
-    """A model like one that has learnt: its words differ in probability, and its sentences end sooner or later."""
+def learned(seed: int, size: int) -> NormTransformer:
+    """A model like one that has learned: its words differ in probability, and its sentences end sooner or later."""
     model = make_model(seed, make_task(size), share_all_embeddings=False).eval()
     with torch.no_grad():
         words = model.decoder.output_projection.weight.mul_(8)
@@ -74,7 +74,7 @@ def assert_same(ours: list, fairseqs: list) -> None:
     ),
 )
 def test_the_hypotheses_and_scores_of_fairseq(seed, size, lengths, beam, len_penalty, options):
-    model, sample = learnt(seed, size), sources(sum(lengths), size, lengths)
+    model, sample = learned(seed, size), sources(sum(lengths), size, lengths)
     options = {"max_len_b": 12} | options | {"beam_size": beam, "len_penalty": len_penalty}
     found = [generate(kind, model, sample, size, **options) for kind in (BeamSearch, SequenceGenerator)]
     assert_same(*found)
@@ -93,7 +93,7 @@ def test_a_model_trains_on_after_a_search_on_what_it_found_too(norm):
 
 
 def test_many_sentences_that_end_at_different_steps():
-    model, sample = learnt(3, 60), sources(3, 60, [1 + index % 11 for index in range(80)])
+    model, sample = learned(3, 60), sources(3, 60, [1 + index % 11 for index in range(80)])
     options = {"beam_size": 5, "max_len_a": 1.5, "max_len_b": 10}
     ours, fairseqs = (generate(kind, model, sample, 60, **options) for kind in (BeamSearch, SequenceGenerator))
     assert_same(ours, fairseqs)
@@ -102,7 +102,7 @@ def test_many_sentences_that_end_at_different_steps():
 
 
 def test_fairseq_handles_everything_else(monkeypatch):
-    model, task, sample = learnt(0, 30), make_task(30), sources(0, 30, [4, 6])
+    model, task, sample = learned(0, 30), make_task(30), sources(0, 30, [4, 6])
     words, prefix = task.target_dictionary, torch.tensor([[7], [9]])
 
     def prefixed(generator):
@@ -111,7 +111,7 @@ def test_fairseq_handles_everything_else(monkeypatch):
     cases = (
         lambda kind: kind([model], words, beam_size=2, no_repeat_ngram_size=2).generate([model], sample),
         lambda kind: kind([model], words, beam_size=2, tokens_to_suppress=["w5"]).generate([model], sample),
-        lambda kind: kind([model, learnt(1, 30)], words, beam_size=2).generate([model], sample),
+        lambda kind: kind([model, learned(1, 30)], words, beam_size=2).generate([model], sample),
         lambda kind: kind([model], words, beam_size=20, max_len_b=4).generate([model], sample),
         lambda kind: kind(
             [model], words, beam_size=2, search_strategy=search.DiverseSiblingsSearch(words, 0.5)
@@ -146,7 +146,7 @@ def test_a_model_without_a_finite_probability_is_named():
 
 def test_a_longest_translation_shorter_than_the_shortest_is_refused():
     with pytest.raises(UserError, match="maximum length of a translation, 3 tokens, is less than the minimum, 5"):
-        generate(BeamSearch, learnt(0, 30), sources(0, 30, [4]), 30, beam_size=2, max_len_b=3, min_len=5)
+        generate(BeamSearch, learned(0, 30), sources(0, 30, [4]), 30, beam_size=2, max_len_b=3, min_len=5)
 
 
 def test_half_precision():

@@ -37,7 +37,7 @@ def record(
     wall_seconds: float = 900.0,
     brevity: float = 0.98,
 ) -> dict[str, Any]:
-    """A record without scores by checkpoint, which ``scored`` or ``put`` adds; losses fall towards ``floor``.
+    """A record without scores by checkpoint, which ``scored`` or ``put`` adds; losses fall toward ``floor``.
 
     Without a floor there are no curves, and no figure to draw.
     """

@@ -15,7 +15,7 @@ def dropped_out(kind, x, p, residual=None):
 
 
 @pytest.mark.parametrize("p", [0.001, 0.1, 0.3, 0.5, 0.9])
-def test_each_element_is_dropped_with_probability_p_and_independently_of_its_neighbours(p):
+def test_each_element_is_dropped_with_probability_p_and_independently_of_its_neighbors(p):
     torch.manual_seed(0)
     n = 400_000
     kept = dropout(torch.ones(n), p, training=True).ne(0).double()

@@ -1,4 +1,4 @@
-"""Dynamic Tanh and Derf: functions of each number, with learnt scalars."""
+"""Dynamic Tanh and Derf: functions of each number, with learned scalars."""
 
 import numpy as np
 import pytest

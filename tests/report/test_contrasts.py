@@ -197,7 +197,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     assert rows["BN - LN"]["seeds"] == "3 of 9"
     assert "seeds to find 0.4 none" in made.section("Contrasts")
     assert (
-        "Running statistics, together with PN's learnt shift, warmup and backward pass: undecided so far. PN - RMS"
+        "Running statistics, together with PN's learned shift, warmup and backward pass: undecided so far. PN - RMS"
         in text
     )
     assert "Group scaling: not run." in text

@@ -98,5 +98,5 @@ def train_two_updates(config, task, inputs, target):
         optimizer.zero_grad()
     after = model.state_dict()
     assert all(value.isfinite().all() for value in after.values())
-    learnt = [*dict(model.named_parameters()), *running_statistics(model)]
-    assert not [name for name in learnt if torch.equal(before[name], after[name])]
+    learned = [*dict(model.named_parameters()), *running_statistics(model)]
+    assert not [name for name in learned if torch.equal(before[name], after[name])]

@@ -23,7 +23,7 @@ def test_order_contains_each_sentence_once_sorted_by_the_longer_length(pairs):
     assert (np.diff(np.maximum(sources, targets)[order]) >= 0).all()
 
 
-def test_neighbours_have_similar_lengths_within_and_across_longer_lengths():
+def test_neighbors_have_similar_lengths_within_and_across_longer_lengths():
     sources, targets = np.array([3, 1, 3, 3, 4, 1, 4]), np.array([1, 3, 3, 2, 4, 4, 2])
     pairs = [(sources[i], targets[i]) for i in sort_by_both_lengths(sources, targets)]
     assert pairs == [(1, 3), (3, 3), (3, 2), (3, 1), (4, 2), (4, 4), (1, 4)]
