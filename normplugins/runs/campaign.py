@@ -186,7 +186,7 @@ def _run_and_publish(planned: Planned, results: Path, end: float, force: bool) -
                     old.unlink()
             return
         with folder.locked(planned.run_dir):  # another campaign that finds the run complete publishes it too
-            publish(planned.run_dir, results, force, replace=True)  # any record there is of a run with other settings
+            publish(planned.run_dir, results, force, replace=True)  # an existing record has other settings
 
 
 def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
@@ -228,8 +228,8 @@ def overview(runs: Sequence[Planned], running: Collection[Planned] = ()) -> str:
     if to_go and to_go.keys() <= took.keys():
         usual = {experiment: mean(took[experiment]) for experiment in to_go}
         hours = sum(count * usual[experiment] for experiment, count in to_go.items()) / 3600
-        each = ", ".join(f"{seconds / 60:.1f} minutes a run of {experiment}" for experiment, seconds in usual.items())
-        caption += f", about {hours:.1f} hours to go at {each}, one at a time"
+        each = ", ".join(f"{seconds / 60:.1f} minutes per run of {experiment}" for experiment, seconds in usual.items())
+        caption += f", about {hours:.1f} hours left with one run at a time, at {each}"
     return f"{table}\n\n{paragraph(caption, terminal_width())}"
 
 

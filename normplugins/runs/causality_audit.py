@@ -26,8 +26,8 @@ SEED = 1
 def audit_causality(directory: Path, results: Path, draws: int, segments: int) -> None:
     """Measure how much of the future the model of a run sees, print it and write the record.
 
-    The record is ``causality/<experiment>/<variant>/seed<k>.json`` in ``results``. Evaluation mode takes this number of
-    ``segments`` of the test text and ``draws`` random replacements of each future; training mode takes ``segments``
+    The record is ``causality/<experiment>/<variant>/seed<k>.json`` in ``results``. Evaluation mode uses ``segments``
+    segments of the test text, and ``draws`` random replacements of each future. Training mode makes ``segments``
     trials.
 
     Raises:
@@ -46,7 +46,7 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
     segment = int(config.task.tokens_per_sample)
     whole = len(text) // segment
     if segment < 2:
-        raise UserError("segments of one token: nothing comes after any position")
+        raise UserError("segments of one token have no future: set task.tokens_per_sample to at least 2")
     if not whole:
         raise UserError(f"the test text has {len(text):,} tokens, and a segment has {segment}")
     limits = [config.dataset.batch_size, config.dataset.max_tokens and config.dataset.max_tokens // segment]
@@ -117,5 +117,5 @@ def _figures(title: str, measure: Callable[[torch.Generator], Measured]) -> dict
     with step(f"measuring the model in {title}"):
         figures = measure(torch.Generator().manual_seed(SEED)).figures()
     size = f"mean {figures['mean']:.3g}, max {figures['max']:.3g} nats"
-    say(f"{title}: |change of log p| {'0, to the bit' if figures['identical'] else size}")
+    say(f"{title}: |change of log p| {'0 (bitwise)' if figures['identical'] else size}")
     return figures

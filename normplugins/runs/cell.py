@@ -32,13 +32,13 @@ _CHANGES_NO_RESULT = re.compile(
 )
 _COORDINATES = ("experiment", "variant", "seed", "norm.name", "distributed_training.distributed_world_size")
 _FILES_OF_A_CUSTOM_CORPUS = re.compile(r"corpus\.((train|valid|test)(_source|_target)?|source|target)")
-# An option of this group only sets keys that can also be set one by one, so the cell is named by their values.
+# An option of this group only sets keys that can also be set one by one, so a cell's name has the values of the keys.
 _GROUP_OF_VALUES = "reading"
 _LONGEST_NAME = 120  # a file system allows 255 bytes, and wandb and the record add to the name
 _LONGEST_DISPLAY_NAME = 40  # characters without the seed
 
-# Settings whose default has changed, or that are gone, each with the old and the new value. Both give the same result,
-# so a run that began with the old value may resume with the new one. None: the setting is absent.
+# Settings that were removed or have a new default, each with the old and the new value. Both values give the same
+# result, so a run that began with the old value may resume with the new one. None: the setting is absent.
 EQUIVALENT_VALUES = {
     "precision": (None, "float32"),
     "corpus.length_in": ("words", None),
@@ -103,9 +103,9 @@ def is_shortened(name: str) -> bool:
 def display_name(variant: str, seed: int) -> str:
     """Return a short name of a run within its experiment, which shows what differs from the experiment.
 
-    The name has the parts of the cell's name in the same order. A switch is written as the initials of its key, after
-    ``no`` if it is off; the choice of a config group as its option, with ``-recipe`` after a recipe; any other setting
-    as the initials of its key, followed by its value. A key of one word is not shortened.
+    The name has the parts of the cell's name in the same order. A switch becomes the initials of its key, with ``no``
+    before them if it is off. The choice of a config group becomes its option, with ``-recipe`` after a recipe. Any
+    other setting becomes the initials of its key, followed by its value. A key of one word is not shortened.
     ``pn,norm.group_scaling=false,optimization.lr=0.005`` with seed 1 is ``pn-nogs-lr0.005-s1``. A name that is too long
     is cut and ends with a digest of the cell's name.
     """
@@ -249,6 +249,6 @@ def _written(key: str, value: Any) -> str:
         return "null" if value is None else str(value).lower()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if key == "corpus.codes" and Path(str(value)).is_file():  # by its content: the path may differ between machines
+    if key == "corpus.codes" and Path(str(value)).is_file():  # by its content, because the path may differ
         return hashlib.sha256(Path(str(value)).read_bytes()).hexdigest()[:8]
     return str(value)

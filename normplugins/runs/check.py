@@ -46,13 +46,13 @@ def check(config: DictConfig) -> None:
     check_schedule(config)
     check_installed(config.tracking.name)
     if not re.fullmatch(r"\w[\w.-]*", config.experiment):
-        raise UserError(f"experiment={config.experiment} names a folder: letters, digits, '.', '_' and '-' only")
+        raise UserError(f"experiment={config.experiment} names a folder: use only letters, digits, '.', '_' and '-'")
     if not config.run_dir:
         raise UserError("run_dir=null: a run needs a folder")
     for key in ("data_dir", "run_dir"):
         without_colon(key, config[key])
     if config.dataset.max_tokens is None and config.dataset.batch_size is None:
-        raise UserError("dataset.max_tokens and dataset.batch_size are null: set one of them, the size of a batch")
+        raise UserError("dataset.max_tokens and dataset.batch_size are null: set one of them to limit a batch")
     check_model(config.model)
     if config.train.compile:
         check_compiling(config)
@@ -81,11 +81,11 @@ def check_bfloat16(cpu: bool) -> None:
 def check_processes(config: DictConfig) -> None:
     """Refuse more processes than this machine has GPUs, and numbers of processes that contradict each other."""
     if config.hardware.name.startswith("gpu") and not torch.cuda.is_available():
-        raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. hardware=cpu runs without one")
+        raise UserError(f"hardware={config.hardware.name}, but PyTorch sees no GPU here. For the CPU, set hardware=cpu")
     member, asked = launched(), config.hardware.processes
     if member and asked not in (1, member.local_size):
         raise UserError(
-            f"hardware.processes={asked}, and the launcher started {member.local_size} processes on this machine"
+            f"hardware.processes={asked}, but the launcher started {member.local_size} processes on this machine"
         )
     here, size = (member.local_size, member.size) if member else (asked, asked)
     if (given := config.distributed_training.distributed_world_size) != size:
@@ -96,9 +96,9 @@ def check_processes(config: DictConfig) -> None:
         return
     if here > torch.cuda.device_count():
         raise UserError(
-            f"{here} processes on this machine (hardware.processes) need a GPU each, and PyTorch sees "
-            f"{torch.cuda.device_count()}. Under srun, --gpus-per-task=1 gives each a GPU; hardware=cpu "
-            f"hardware.processes={here} runs them without"
+            f"{here} processes on this machine (hardware.processes) need one GPU each, but PyTorch sees "
+            f"{torch.cuda.device_count()}. Under srun, --gpus-per-task=1 gives each process a GPU. To use the CPU, set "
+            f"hardware=cpu hardware.processes={here}"
         )
 
 
@@ -130,14 +130,14 @@ def check_compiling(config: DictConfig) -> None:
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     reasons = {
         f"PyTorch {COMPILES_FROM} or newer is needed; this is {torch.__version__}": torch.__version__ < COMPILES_FROM,
-        "layers are run twice with model.checkpoint_activations=true": config.model.get("checkpoint_activations"),
-        "processes exchange statistics inside the layers with norm.sync=batch": (
+        "model.checkpoint_activations=true runs each layer twice": config.model.get("checkpoint_activations"),
+        "norm.sync=batch exchanges statistics between processes inside the layers": (
             config.norm.sync == "batch" and world_size(config) > 1
         ),
-        f"there is no C++ compiler '{compiler}' here (CXX names another)": (
+        f"there is no C++ compiler '{compiler}' here (set CXX to use another one)": (
             on_cpu(config) and not config.dry_run and shutil.which(compiler) is None
         ),
-        f"PyTorch passes its own folder to the compiler unquoted, and its name contains a blank: {torch.__file__}": (
+        f"PyTorch passes its own path to the compiler unquoted, and the path has a space: {torch.__file__}": (
             on_cpu(config) and " " in torch.__file__
         ),
     }

@@ -32,7 +32,7 @@ def unneeded(directory: Path) -> list[Path]:
 
 
 def freed(paths: list[Path]) -> int:
-    """Return the bytes freed by deleting these files of one folder; a file with another hard link in it frees none."""
+    """Return the bytes that deleting files of a folder frees: none for a file with another hard link in the folder."""
     every = set(paths[0].parent.iterdir()) if paths else set()
     return disk_use(every) - disk_use(every - set(paths))
 

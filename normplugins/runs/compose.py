@@ -44,7 +44,7 @@ from normplugins.utils.paths import config_dir
 CONFIG_DIR = config_dir()
 # These keys take a list with a number for each epoch; a single number stands for a list of one.
 ONE_PER_EPOCH = re.compile(r"(optimization\.(?:lr|update_freq))=([^\[,]+)$")
-# Warmups, which a recipe or a comparison may set for all norms: norms without a warmup ignore them.
+# Warmup settings, which a recipe or a comparison may set for all norms. Norms without a warmup ignore them.
 WARMUP = re.compile(r"(pn_warmup_updates|model\.final_norm_warmup_updates)=\d+$")
 # Hydra copies the whole store, with all nodes of fairseq, whenever it composes a config, but only reads the copy.
 ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
@@ -105,14 +105,15 @@ def compose_config(experiment: str, overrides: Sequence[str] = ()) -> DictConfig
     overrides = [*where, *(item for item in overrides if item not in where)]
     try:
         config, choices = _compose(experiment, overrides)
-        # `norm=ln,pn pn_warmup_updates=100` compares norms of which only one warms up, so these keys are not refused
+        # not refused: in `norm=ln,pn pn_warmup_updates=100`, only one of the norms has a warmup
         given = [item for item in overrides if not WARMUP.match(item)]
         if given != overrides and "norm_warmup_updates" in unread_settings(config.model):
             overrides = given
             config, choices = _compose(experiment, overrides)
         config = config.copy()
         refuse_without_effect(config, overrides)
-        # the name depends on neither hardware nor tracking; with the same ones, the experiment's own config is cached
+        # The name does not depend on hardware and tracking. The same choice of both makes the experiment's own config a
+        # cache hit.
         config.variant = cell_name(config, choices, lambda others: _compose(experiment, [*where, *others]))
         convert_types(config)
         share_batches(config, overrides)
@@ -136,7 +137,7 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
             values.append(each)
             continue
         if not isinstance(option, str):
-            raise UserError(f"{each.input_line}: {group} is chosen by one name, as in {group}=NAME")
+            raise UserError(f"{each.input_line}: choose one option, as in {group}=NAME")
         if group in COMPONENTS:
             check_component(group, option)
         options.append(str(each.input_line))
@@ -146,7 +147,7 @@ def _compose(experiment: str, overrides: Sequence[str]) -> tuple[DictConfig, Cho
         for each in values:
             section = each.key_or_group
             if any(key.startswith(f"{section}.") for key in leaves):
-                raise UserError(f"{each.input_line}: {section} is a section, whose keys are set one by one")
+                raise UserError(f"{each.input_line}: {section} is a section: set its keys one by one")
         config = config.copy()
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
     return config, choices
@@ -168,7 +169,7 @@ def hydra() -> Iterator[None]:
         base.version_base = before
 
 
-@lru_cache(maxsize=64)  # composing takes 0.2 s, and most configs of a process differ in values alone
+@lru_cache(maxsize=64)  # composing takes 0.2 s, and most configs of a process differ only in values
 def _compose_groups(experiment: str, groups: tuple[str, ...], _norms: tuple[str, ...]) -> tuple[DictConfig, Choices]:
     with hydra():
         config = compose(experiment, overrides=list(groups), return_hydra_config=True)

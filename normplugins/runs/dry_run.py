@@ -28,9 +28,9 @@ from normplugins.utils.json_file import read_json
 from normplugins.utils.steps import Echo, step
 from normplugins.utils.terminal import definitions, terminal_width
 
-# Sentences and tokens of training texts for which neither a config nor a paper gives them. Tokens are subwords, with
-# the end of each sentence, on the side that has more. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three
-# corpora with a joint BPE of 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
+# Numbers of sentences and tokens that neither a config nor a paper gives. Tokens are subwords and ends of sentences, on
+# the side that has more. IWSLT14: fairseq's recipe. WMT14: fairseq's log of the same three corpora with a joint BPE of
+# 32,000 (WMT16 en-de): 4,500,966 pairs, 132,886,171 en, 137,628,246 de.
 COUNTED = {"iwslt14": (160_239, 4_035_591 + 160_239), "wmt14": (4_500_966, 137_628_246)}
 LENGTH = 30  # tokens in a typical sentence of an unknown corpus
 CPU_TOKENS = 250  # tokens in the largest batch measured on a CPU: a dry run should take seconds
@@ -80,7 +80,7 @@ def dry_run_rows(config: DictConfig) -> dict[str, str]:
 
 
 def batch_tokens(config: DictConfig, size: CorpusSize) -> int:
-    """Return the number of tokens in a full batch: the largest one, or of typical sentences if they are counted."""
+    """Return the tokens in a full batch: ``max_tokens``, or those of ``batch_size`` typical sentences if fewer."""
     sentences = config.dataset.batch_size or math.inf
     return int(min(config.dataset.max_tokens or math.inf, sentences * size.length))
 
@@ -89,7 +89,7 @@ def describe(config: DictConfig, size: CorpusSize, step: Step) -> dict[str, str]
     """Return the rows of the printed table: what follows from the config, the corpus and the measured step."""
     batch, processes = batch_tokens(config, size), world_size(config)
     batches = int(config.optimization.update_freq[0]) * processes
-    # a limit in sentences is one in tokens only if the sentences are segments of a running text
+    # a limit in sentences also limits the tokens only if the sentences are segments of running text
     limited = batch == config.dataset.max_tokens or config.task._name == "language_modeling"
     known = f"{size.tokens:,} tokens, {size.sentences:,} sentences or segments" if size.tokens else "size unknown"
     limits = {
@@ -113,7 +113,7 @@ def describe(config: DictConfig, size: CorpusSize, step: Step) -> dict[str, str]
         f"(batches of {batch:,}: {batches}; processes: {processes})",
         "an epoch": epoch,
         "the end": f"after {' or '.join(text for text, is_set in limits.items() if is_set)}",
-        "memory": f"{total} a process: {purposes}",
+        "memory": f"{total} per process: {purposes}",
         "a measured step": f"{step.seconds:.2f} s, {step.tokens / step.seconds:,.0f} tokens/s with {step.tokens:,} "
         f"random tokens in one process ({device})",
     }
@@ -196,7 +196,7 @@ def measure(
     saved = 3 * two - 2 * three + max(1, full // length) * (three - two)
     sentences = max(1, (full if trainer.cuda else min(full, CPU_TOKENS)) // length)
     tokens = sentences * length
-    # The first step allocates the optimizer's state, for which a single sentence is enough on a CPU.
+    # The first step allocates the optimizer's state. On a CPU, a single sentence is enough for that.
     for number, count in ((1, sentences if trainer.cuda else 1), (2, sentences)):
         tell(f"training step {number} of 2, with {count * length:,} tokens")
         sample, _ = trainer._prepare_sample(batch(count, length))

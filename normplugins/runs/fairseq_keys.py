@@ -33,9 +33,9 @@ COMPONENTS = {
 REASONS = {
     r"task\.(data|seed|batch_size\w*|data_buffer_size|(source|target)_lang|train_subset|dataset_impl"
     r"|required_seq_len_multiple)|checkpoint\.save_dir|bmuf\.distributed_world_size"
-    r"|distributed_training\.tpu": "it follows from another setting, which has to be set instead",
+    r"|distributed_training\.tpu": "it follows from another setting; set that setting instead",
     r"common\.((amp|bf16|fp16|memory_efficient)\w*|\w+_loss_scale|on_cpu_convert_precision)"
-    r"|distributed_training\.\w*fp16": ("the precision of a run is float32, or that of precision=bf16"),
+    r"|distributed_training\.\w*fp16": "the precision of a run is float32, or bfloat16 with precision=bf16",
     r"\w+\.\w*(tpu|plasma|quantization|parallel|pipeline|batch_buckets|pad_to_fixed|offload|sharded|fsdp)\w*": (
         "a run does not support it"
     ),
@@ -48,18 +48,18 @@ REASONS = {
     ),
     r"dataset\.((train|valid|combine_valid)_subsets?|dataset_impl|skip_invalid\w+|update_ordered\w+)"
     r"|task\.(load_alignments|left_pad_target|truncate_source|output_dictionary_size|shorten_\w+)": (
-        "a run trains on all of the prepared training set, validates on the validation set, and skips no line of it"
+        "a run trains on the whole prepared training set, validates on the validation set, and skips no line"
     ),
     r"checkpoint\.(reset|optimizer|no_save_optimizer|checkpoint_suffix|load|write)\w*": (
         "a run resumes exactly from its own checkpoints"
     ),
-    r"task\.eval_\w+": "the test set is scored after the training, as the section evaluate says",
+    r"task\.eval_\w+": "the test set is scored after training, with the settings of the section evaluate",
     r"ema\.\w+": "a moving average of the weights is not supported; evaluate.average=N scores the mean of N epochs",
     r"task\.(sample_break_mode|\w+_target|add_bos_token|max_target_positions)": (
-        "perplexity is measured on tokens predicted from the text before, in segments of task.tokens_per_sample"
+        "each token is predicted from the text before it, in segments of task.tokens_per_sample"
     ),
     r"optimization\.sentence_avg": (
-        "losses are means over words: with a mean over sentences, losses and counts of words could not be compared"
+        "losses are means over words; means over sentences could not be compared with them"
     ),
     r".*": "it has no effect here: only fairseq's own command line reads it",
 }
@@ -88,20 +88,20 @@ def check_component(group: str, name: str) -> None:
 def check_fairseq_keys(config: DictConfig) -> None:
     """Raise UserError, with the reason, for a component or a key of fairseq with a value that no run supports.
 
-    These are keys that follow from another setting, an unknown ``ddp_backend``, and any other unsupported key that is
-    not at its default.
+    Refused are a key that contradicts the setting it follows from, an unknown ``ddp_backend``, and any other
+    unsupported key that is not at its default.
     """
     for group in COMPONENTS:
         check_component(group, config[group]._name)
     for key, source in FOLLOWS.items():
         value, needed = OmegaConf.select(config, key), OmegaConf.select(config, source)
         if value is not None and value != needed:
-            raise UserError(f"{key}={value}: it follows from {source}={needed}, which has to be set instead")
+            raise UserError(f"{key}={value}: it follows from {source}={needed}; set {source} instead")
     task = str(config.task._name)
     defaults = _plain_defaults(task)
     given: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, list(defaults)), resolve=True, enum_to_str=True)
     if (backend := given["distributed_training"]["ddp_backend"]) not in DDP_BACKENDS:
-        raise UserError(f"distributed_training.ddp_backend={backend}: known are {', '.join(DDP_BACKENDS)}")
+        raise UserError(f"distributed_training.ddp_backend={backend}: unknown. Known: {', '.join(DDP_BACKENDS)}")
     for section, values in defaults.items():
         supported = SUPPORTED.get(task if section == "task" else section, "").split()
         for key, default in values.items():

@@ -38,7 +38,7 @@ _NEEDED = (
     "dataset.max_tokens hardware.threads optimization.max_update"
 )
 REMEDIES = {
-    RECORD: "delete it, and the same command makes it again",
+    RECORD: "delete it, and the same command writes it again",
     SCORES: "delete it, and the same command scores the checkpoints again",
     PROVENANCE: "restore it, or start the run again with force=true",
     CONFIG: "restore it, or start the run again with force=true",
@@ -55,7 +55,7 @@ def locked(directory: Path) -> Iterator[None]:
     """
 
     def refuse(process: str) -> None:
-        raise InUse(f"another run (process {process}) is at work in {directory}")
+        raise InUse(f"another run (process {process}) is working in {directory}")
 
     with hold_lock(directory / "lock", refuse):
         yield
@@ -79,7 +79,7 @@ def clear(directory: Path) -> None:
         return
     present = {path.name for path in directory.iterdir() if not path.name.endswith(".tmp")} - {"lock", CLEARED_BY}
     if present and CONFIG not in present:
-        raise UserError(f"{directory} holds files but no run of ours ({CONFIG} is missing): force=true leaves it alone")
+        raise UserError(f"{directory} holds files, but no run ({CONFIG} is missing): force=true does not delete them")
     for name in ("wandb", EVENTS, ENGINES):
         shutil.rmtree(directory / name, ignore_errors=True)
     outputs = [name for task in RUN_TASKS.values() for name in task.OUTPUTS]
@@ -116,7 +116,7 @@ def save_or_check_config(directory: Path, config: DictConfig) -> None:
     elif changed:
         raise UserError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
-            "Give this one its own run_dir=..., or start it again with force=true"
+            "Set another run_dir=..., or delete that run and start again with force=true"
         )
 
 
@@ -138,7 +138,7 @@ def stored_config(directory: Path) -> DictConfig:
     known = settings if str(settings.get("task._name")) in RUN_TASKS else settings.keys() - {"task._name"}
     wrong = next((key for key in _NEEDED.split() if key not in known), None)
     if not isinstance(stored, DictConfig) or wrong:
-        raise UserError(f"{path} is no config of a run ({wrong} is missing or unknown): {REMEDIES[CONFIG]}")
+        raise UserError(f"{path} is not the config of a run ({wrong} is missing or unknown): {REMEDIES[CONFIG]}")
     return stored
 
 

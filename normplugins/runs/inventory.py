@@ -104,7 +104,7 @@ def finished_folders(root: Path) -> list[Path]:
 def _run_folders(root: Path) -> Iterator[Path]:
     """Yield the folders under ``root`` that hold a config."""
     if not root.is_dir():
-        raise UserError(f"there is no folder {root}: normplugins run makes runs, and --runs DIR names their folder")
+        raise UserError(f"there is no folder {root}: create it with normplugins run, or name another with --runs DIR")
     for folder, folders, files in os.walk(root):
         if CONFIG in files:
             folders.clear()  # the subfolders of a run, such as wandb's, hold no runs

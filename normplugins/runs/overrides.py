@@ -68,7 +68,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     for each in parsed:
         if each.is_sweep_override():
-            raise UserError(f"'{each.input_line}' has several values, but this is one run: a multirun (-m) takes them")
+            raise UserError(f"'{each.input_line}' has several values, but this is one run: -m makes a run for each")
     return parsed
 
 
@@ -76,7 +76,7 @@ def refuse_keys(overrides: Sequence[str]) -> None:
     """Raise UserError for an override that deletes a key, sets the name of the cell, or is one of Hydra's own."""
     for item in (override.lstrip("+") for override in overrides):
         if item.startswith(("hydra.", "hydra/")):
-            raise UserError(f"'{item}' is a setting of Hydra itself, which a run does not take: leave it out")
+            raise UserError(f"'{item}' is a setting of Hydra itself, and a run does not accept it: leave it out")
         if item.startswith(("~", "variant=")):
             raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
 
@@ -128,11 +128,11 @@ def explain_error(error: Exception, experiment: str, overrides: Sequence[str], c
 
 def _unknown_key(key: str, experiment: str, overrides: Sequence[str], compose: Composer) -> str:
     if (config_dir() / key).is_dir():
-        return f"the experiment {experiment} has no choice of {key}: leave {key}=NAME out"
+        return f"the experiment {experiment} has no config group {key}: leave {key}=NAME out"
     given = [item.partition("=")[0] for item in overrides]
     choices = [item for item in overrides if item.partition("=")[0] in FAIRSEQ_COMPONENTS]
     if choices and not any(each.rpartition(".")[2] == key.rpartition(".")[2] for each in given):
-        return f"{' '.join(choices)} does not fit the experiment {experiment}, which sets its key '{key}'"
+        return f"{' '.join(choices)} does not have the key '{key}', which the experiment {experiment} sets"
     config, _ = compose([item for item in overrides if (config_dir() / item.partition("=")[0]).is_dir()])
     parent, _, leaf = key.rpartition(".")
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):

@@ -12,9 +12,9 @@ from normplugins.utils.files import copy_file, sha256
 def publish(directory: Path, results: Path, force: bool = False, replace: bool = False) -> Path:
     """Copy the record of a run and its translations into ``results``. Identical files are not written again.
 
-    With ``force``, a record is published even if its code is not committed, and replaces another record of this cell
-    and seed; a printed line names each of these. ``replace`` replaces another record without a line. Returns the path
-    of the published record.
+    With ``force``, a record is published even if its code is not committed or it replaces another record of this cell
+    and seed; a line is printed in either case. With ``replace``, it replaces another record without a line. Returns the
+    path of the published record.
 
     Raises:
         UserError: as :func:`normplugins.runs.folder.finished_run`, or its translations are damaged or edited. Without

@@ -89,10 +89,10 @@ def git_commit(*more: str) -> str | None:
 def uncommitted(commit: object) -> str:
     """Return why a record with this ``git_commit`` should not be published; "" if its code is committed."""
     if commit is None:
-        return "code that is in no git repository, or in one that git refuses to read (safe.directory)"
+        return "code outside a git repository, or in a repository that git refuses to read (safe.directory)"
     text = str(commit)
     if re.fullmatch(r"v[\w.]*\.dev\d+", text):
-        return f"an installed package of no release ({text})"
+        return f"an installed package that is not a release ({text})"
     return f"code that is not committed ({text[:7]} with changes)" if text.endswith("+changes") else ""
 
 

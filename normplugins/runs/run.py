@@ -106,7 +106,7 @@ def complete_steps(config: DictConfig, directory: Path, rendezvous: Rendezvous |
     curves, updates = (history.curves, history.updates) if history else ({}, 0)
     with tracked(tracking(config, directory), curves, config.tracking.name, updates) as tracker:
         if history is None or history.stopped_by is None:
-            (directory / checkpoints.AVERAGED).unlink(missing_ok=True)  # it can only be of an earlier training
+            (directory / checkpoints.AVERAGED).unlink(missing_ok=True)  # it can only come from an earlier training
             work = partial(train, config, fairseq_config(config), run_identity, run_title(config), tracker)
             if rendezvous:
                 seen = file_sizes(corpus.bin_dir, directory / checkpoints.LAST)
@@ -211,7 +211,7 @@ def run_title(config: DictConfig) -> str:
 
 
 def run_label(config: DictConfig) -> str:
-    """Return a warning that belongs to the run's scores, such as that its model sees the future; usually empty."""
+    """Return a warning to print with the run's scores, such as that its model sees the future; usually empty."""
     return run_task(config.task._name).label(dict(flatten(config)))
 
 
@@ -238,7 +238,7 @@ def summary(done: dict[str, Any]) -> str:
         *describe_scores(run_task(done["config"]["task._name"]), done["metrics"], others, done["config"]),
     ]
     if skipped := done["training"].get("skipped"):
-        lines.append(f"  {skipped:,} training examples were skipped: longer than a batch or than the model takes")
+        lines.append(f"  {skipped:,} training examples were skipped: they are longer than a batch or the model allows")
     if note := done["corpus"].get("note"):
         lines.append(f"  corpus: {note}")
     return "\n".join(lines)

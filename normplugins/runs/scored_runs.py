@@ -81,7 +81,7 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
     paths = _records(Path(name)) or _records(results / "runs" / name)
     if not paths:
         raise UserError(
-            f"{name} is no run: give a run's folder with its {RECORD}, or a cell such as multi30k/ln with records "
+            f"{name} is not a run: give a run's folder with its {RECORD}, or a cell such as multi30k/ln with records "
             f"under {results / 'runs'}"
         )
     ended, lost = split_diverged(paths)
@@ -151,7 +151,7 @@ def _sentences(
     kept = record["translations"][checkpoint]
     file = path.parent / kept["file"]
     if not file.exists():
-        raise UserError(f"{file} is missing, and {path} names it: {REMEDY}")
+        raise UserError(f"{path} names {file}, which is missing: {REMEDY}")
     statistics, lines = read_translations(file)
     if sha256(file) != kept["sha256"]:
         raise UserError(f"{file} is not the file that {path.name} names (its sha256 differs): {REMEDY}")
@@ -188,7 +188,7 @@ def _segments(
 
 
 def check_comparable(system: System, baseline: System) -> None:
-    """Raise UserError, with what differs, unless all runs of both sides were scored alike on the same sentences."""
+    """Raise UserError, with what differs, unless all runs were scored the same way on the same sentences."""
     first = baseline.first
     here = _scored_how(first)
     for run in (*baseline.runs.values(), *system.runs.values()):

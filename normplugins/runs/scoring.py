@@ -31,7 +31,7 @@ from normplugins.utils.threads import use_threads
 from normplugins.utils.worker_processes import available_cores
 
 Files = dict[str, dict[str, str]]
-CHECKPOINT = "evaluate.checkpoint"  # a key of this command alone, in neither a run's config nor a cell's name
+CHECKPOINT = "evaluate.checkpoint"  # only of ``normplugins evaluate``, not in the config of a run
 CHANGEABLE = (CHECKPOINT, "hardware.threads", "common.cpu", "data_dir")
 
 
@@ -147,7 +147,7 @@ def rescore(directory: Path, overrides: Sequence[str], save: Path | None) -> Non
         checkpoint = checkpoint_to_score(config, checkpoint, corpus.bin_dir, outputs)
         scores, speed = task.evaluate(config, checkpoint, corpus, outputs / output_name(task, name, average))
     if not (directory / folder.RECORD).exists():
-        say(f"{directory} has no record: its run may not have ended. This is {checkpoints.FILES[name]} as it is now")
+        say(f"{directory} has no record: its run may not have ended. {checkpoints.FILES[name]} was scored as it is now")
     others = {test_set: metrics for test_set, metrics in scores.items() if test_set != "test"}
     for line in describe_scores(task, scores.get("test", {}), others, dict(flatten(config))):
         say(line)
@@ -161,7 +161,7 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
     for override in overrides:
         if "=" not in override or override.partition("=")[0] not in changeable:
             raise UserError(
-                f"'{override}' does not change how a trained run is scored. KEY=VALUE of: {', '.join(changeable)}"
+                f"'{override}' does not change how a trained run is scored. These keys do: {', '.join(changeable)}"
             )
     try:
         for parsed in parse_overrides(hydra_overrides(overrides)):
@@ -186,10 +186,10 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> Path:
         UserError: the name is not ``averaged``, ``last`` or ``best``, or the run's folder does not hold the file.
     """
     if name not in checkpoints.FILES:
-        raise UserError(f"{CHECKPOINT}={name}: {', '.join(checkpoints.FILES)} are known")
+        raise UserError(f"{CHECKPOINT}={name}: unknown. Known: {', '.join(checkpoints.FILES)}")
     path = directory / checkpoints.FILES[name]
     if name == "averaged" and not average and not path.exists():
-        raise UserError(f"{CHECKPOINT}=averaged: the run in {directory} averages nothing (evaluate.average=null)")
+        raise UserError(f"{CHECKPOINT}=averaged: {directory} has no averaged checkpoint (evaluate.average=null)")
     if not path.exists():
         raise UserError(missing(path, f"{CHECKPOINT}=last scores the newest one"))
     return path
@@ -198,4 +198,4 @@ def find_checkpoint(directory: Path, name: str, average: int | None) -> Path:
 def missing(checkpoint: Path, newest: str) -> str:
     """Return the message that a run's folder lacks a checkpoint, with ``newest`` if it has the last one."""
     advice = f". {newest}" if checkpoint.with_name(checkpoints.LAST).exists() else ""
-    return f"{checkpoint.name} is missing in {checkpoint.parent}: its run has not finished, or it was cleaned{advice}"
+    return f"{checkpoint.name} is missing in {checkpoint.parent}: the run is unfinished or was cleaned{advice}"

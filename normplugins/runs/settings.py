@@ -23,15 +23,15 @@ class TrainSettings:
     """The section ``train``."""
 
     checkpoint_minutes: float = neutral(
-        5.0, "minutes between checkpoints, the most work that a kill can lose", minimum=0
+        5.0, "minutes between checkpoints; a killed run loses at most this much work", minimum=0
     )
     batches_per_update: int | None = setting(
-        None, "batches in an update of all processes; null: optimization.update_freq batches of each process", minimum=1
+        None, "batches per update of all processes; null: optimization.update_freq batches per process", minimum=1
     )
     bucket_by_length: bool | None = setting(
         None,
-        "batch sentences whose lengths are similar on both sides: IWSLT14 has 2.9 % padding instead of 6.0 %, and an "
-        "epoch 316 batches instead of 343",
+        "batch sentences whose lengths are similar on both sides; on IWSLT14, padding falls from 6.0 % to 2.9 %, and "
+        "batches per epoch from 343 to 316",
     )
     compile: bool = setting(False, "compile the layers with torch.compile, which draws other dropout masks")
     probe: bool = neutral(
@@ -58,10 +58,10 @@ class SlurmSettings:
     qos: str | None = neutral(None, "quality of service")
     constraint: str | None = neutral(None, "features that a node needs")
     time: str | None = neutral("4:00:00", "limit after which a job is requeued and resumes")
-    gpus: int = neutral(II("hardware.processes"), "GPUs on the node of each job, one for each process; 0: the CPU")
+    gpus: int = neutral(II("hardware.processes"), "GPUs of each job, one for each process; 0: use the CPU")
     cpus: int = neutral(2, "CPU cores of each job, shared by its processes", minimum=1)
     mem: str | None = neutral(None, "memory of each job, such as 16G")
-    parallel: int | None = neutral(None, "most jobs that run at the same time", minimum=1)
+    parallel: int | None = neutral(None, "maximum number of jobs that run at the same time", minimum=1)
     setup: list[str] = field(default_factory=list)  # shell commands before the run, such as 'module load cuda'
     options: list[str] = field(default_factory=list)  # further options of sbatch, such as --mail-type=END
 
@@ -94,12 +94,12 @@ class TranslationEvaluateSettings:
     length_penalty: float = setting(1.0, "exponent of the length in a hypothesis's score")
     max_length_a: float = setting(
         0.0,
-        "a translation has at most max_length_a * length + max_length_b tokens; the length is that of the batch's "
-        "longest source sentence, as in fairseq",
+        "a translation has at most max_length_a * length + max_length_b tokens, where length is the length of the "
+        "longest source sentence in the batch, as in fairseq",
         minimum=0,
     )
     max_length_b: int = setting(200, "see max_length_a", minimum=0)
-    max_tokens: int = neutral(8192, "tokens of the longer side in a batch of translation", minimum=1)
+    max_tokens: int = neutral(8192, "maximum number of tokens on the longer side of a batch in translation", minimum=1)
 
 
 @dataclass
@@ -111,7 +111,9 @@ class LanguageModelEvaluateSettings:
     )
     recalibrate: int | None = setting(None, "re-estimate running statistics on N batches (precise BN)", minimum=1)
     segment: int | None = setting(None, "tokens in a window; null: as in training", minimum=1)
-    context: int = setting(0, "the first N tokens of a window are context only, scored in the window before", minimum=0)
+    context: int = setting(
+        0, "the first N tokens of a window are only context; the previous window has scored them", minimum=0
+    )
     batch_size: int = neutral(32, "windows in a batch", minimum=1)
 
 
@@ -126,7 +128,7 @@ class RunSettings:
     run_dir: str | None = neutral("runs/${experiment}/${variant}/seed${seed}", "folder of the run")
     precision: str = setting(
         "float32",
-        "of matrix products and activations; with bf16 weights, statistics, optimizer and loss stay in float32",
+        "precision of matrix products and activations; weights, statistics, optimizer and loss are always in float32",
         choices=("float32", "bf16"),
     )
     force: bool = neutral(False, "delete the run's folder and start again")
@@ -149,7 +151,7 @@ class LanguageModelingSettings(RunSettings):
 
     evaluate: LanguageModelEvaluateSettings = field(default_factory=LanguageModelEvaluateSettings)
     pn_warmup_updates: int = setting(
-        2000, "updates in which PN divides by the batch's quadratic mean; norm.warmup_updates follows it", minimum=0
+        2000, "updates in which PN divides by the batch's quadratic mean; the default of norm.warmup_updates", minimum=0
     )
 
 

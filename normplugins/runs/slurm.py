@@ -46,11 +46,11 @@ def submit(experiment: str, cells: Sequence[Sequence[str]], configs: Sequence[Di
     """
     settings = configs[0].hardware.get("slurm")
     if any(config.hardware.get("slurm") != settings or config.hardware.name != "slurm" for config in configs):
-        raise UserError("hardware=slurm and hardware.slurm.* must be the same for all cells: make several calls")
+        raise UserError("hardware=slurm and hardware.slurm.* must be the same for all cells: use several calls")
     if settings.gpus not in (0, configs[0].hardware.processes):
         raise UserError(f"hardware.slurm.gpus={settings.gpus}: to use {settings.gpus} GPUs, set hardware.processes")
     if shutil.which("sbatch") is None:
-        raise UserError("hardware=slurm: there is no sbatch command here. Call this on a login node of the cluster")
+        raise UserError("hardware=slurm: there is no sbatch command here. Run this on a login node of the cluster")
     left = []
     with hold_lock(LOGS / "lock", lambda holder: print(f"waiting for process {holder}, which submits jobs")):
         queued = queued_runs()
@@ -91,7 +91,7 @@ def queued_runs() -> dict[str, str]:
         ["squeue", "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True, check=False
     )
     if queue.returncode != 0:
-        raise UserError(f"Slurm does not tell which jobs are in the queue: {queue.stderr.strip()}")
+        raise UserError(f"squeue cannot list the jobs in the queue: {queue.stderr.strip()}")
     return {submitted[job]: job for job in queue.stdout.split() if job in submitted}
 
 

@@ -1,4 +1,4 @@
-"""Loads a trained run, which translates, scores or continues new text. ``normplugins.load`` is the entry point."""
+"""Loads a trained run, to translate, score or continue new text. ``normplugins.load`` is the entry point."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class TrainedRun:
         config: the run's config.
         record: the run's record; None if the run has not ended.
         checkpoint: the checkpoint's name.
-        corpus, pipeline: the prepared corpus of the run, and what prepares text in the same way.
+        corpus, pipeline: the prepared corpus of the run, and the pipeline that prepares text in the same way.
         translates: True for a translation model, False for a language model.
-        label: how a model sees the future, in which case its perplexity is not a language model's; usually empty.
+        label: how the model sees the future, if it does (its perplexity is then not a language model's); usually empty.
         unknown: words in the text of the last call that the vocabulary cannot spell, in the order of the text.
     """
 
@@ -108,14 +108,14 @@ class TrainedRun:
                 dictionary such as ``<pad>``, the beam is less than 1, or ``nbest`` is not between 1 and the beam.
         """
         if not self.translates:
-            raise UserError("this is a run of a language model, which does not translate: use score or generate")
+            raise UserError("this is a run of a language model, which cannot translate: use score or generate")
         search = self.config.evaluate.copy()
         OmegaConf.set_struct(search, False)
         search.beam = search.beam if beam is None else beam
         if search.beam < 1:
-            raise UserError(f"a beam of {search.beam}: at least 1 is needed")
+            raise UserError(f"a beam of {search.beam}: must be at least 1")
         if not 1 <= nbest <= search.beam:
-            raise UserError(f"{nbest} translations of each line from a beam of {search.beam}: 1 to {search.beam} work")
+            raise UserError(f"{nbest} translations of each line from a beam of {search.beam}: use 1 to {search.beam}")
         sentences = self._encode(lines, where, self.model.max_positions()[0], "model.max_source_positions")
         asked = [number for number, sentence in enumerate(sentences) if len(sentence) > 1]  # more than </s>
         search.max_tokens = max([search.max_tokens, *(len(sentence) for sentence in sentences)])
@@ -153,7 +153,7 @@ class TrainedRun:
         Raises:
             UserError: the run is of a translation model, or a line contains a symbol such as ``<pad>``.
         """
-        self._require_language_model("scores no text")
+        self._require_language_model("cannot score text")
         lines_tokens = self._encode(lines, where)
         how = windows(self.config)
         how.check(self.model.max_positions())
@@ -183,9 +183,9 @@ class TrainedRun:
         Raises:
             UserError: the run is of a translation model, the model sees later tokens, or ``longest`` is less than 1.
         """
-        self._require_language_model("continues no text")
+        self._require_language_model("cannot continue text")
         if longest < 1:
-            raise UserError(f"at most {longest} new tokens: at least 1 is needed")
+            raise UserError(f"at most {longest} new tokens: must be at least 1")
         self.model.decoder.cfg.require_causal()
         sampling = sampling or Sampling()
         sampling.check()
@@ -224,8 +224,8 @@ class TrainedRun:
             tokens = torch.tensor([*map(dictionary.index, pieces), dictionary.eos()])
             if len(tokens) > most:
                 raise UserError(
-                    f"{where}, line {number}: {len(tokens):,} tokens with the end of the sentence, and the model takes "
-                    f"{most:,} ({key}): split the line"
+                    f"{where}, line {number}: {len(tokens):,} tokens including the end of the sentence, but the "
+                    f"model takes at most {most:,} ({key}): split the line"
                 )
             if dictionary.unk() in tokens:
                 self.unknown += self.pipeline.unknown_words(pieces, dictionary)

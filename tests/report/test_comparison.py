@@ -102,7 +102,7 @@ def test_translations_that_do_not_give_the_score(results, refused) -> None:
 
 
 def test_names_that_are_no_runs(results, refused) -> None:
-    assert "small/nothing is no run" in refused("compare", "small/ln", "small/nothing")
+    assert "small/nothing is not a run" in refused("compare", "small/ln", "small/nothing")
     assert "two runs" in refused("compare", "small/ln")
     (results / "runs/small/bn/seed1.json").unlink()
     assert "no seed in common" in refused("compare", results / "runs/small/ln/seed1.json", "small/bn")

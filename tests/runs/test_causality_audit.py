@@ -45,7 +45,7 @@ def test_an_unmasked_run_and_a_causal_one(analyze, tensor_lm, transformer_lm, tm
     assert causal["measured"]["evaluation"]["identical"]
     assert causal["measured"]["training"]["identical"]
     assert causal["measured"]["training_in_warmup"] is causal["warmup"] is None
-    assert "evaluation mode: |change of log p| 0, to the bit" in said
+    assert "evaluation mode: |change of log p| 0 (bitwise)" in said
 
     with Image.open(tmp_path / "figures" / "causality.png") as figure:
         assert figure.width > figure.height > 200

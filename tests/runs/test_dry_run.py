@@ -89,7 +89,7 @@ def test_the_rows_of_a_plan():
     assert rows["an epoch"] == "at least 263 updates, 3 days, 5:04:36 at the measured speed"
     assert rows["the end"] == "after update 300,000 or 11 epochs without a better validation loss"
     total = "parameters 0.84 GB, gradients 0.84 GB, optimizer 1.67 GB"
-    assert rows["memory"] == f"at least 12.35 GB a process: {total}, activations 9.00 GB"
+    assert rows["memory"] == f"at least 12.35 GB per process: {total}, activations 9.00 GB"
     assert rows["a measured step"].startswith("2.00 s, 496 tokens/s with 992 random tokens in one process")
 
 

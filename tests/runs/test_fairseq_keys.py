@@ -113,10 +113,10 @@ def test_all_supported_keys_together_train_and_score_a_model(accepted, trained, 
 @pytest.mark.parametrize(
     ("experiment", "override", "reason"),
     [
-        ("demo", "task.eval_bleu=true", "scored after the training"),
+        ("demo", "task.eval_bleu=true", "scored after training"),
         ("demo", "ema.store_ema=true", "evaluate.average=N scores the mean"),
         ("demo", "task.source_lang=xx", "follows from another setting"),
-        ("demo", "dataset.train_subset=valid", "trains on all of the prepared training set"),
+        ("demo", "dataset.train_subset=valid", "trains on the whole prepared training set"),
         ("demo", "checkpoint.reset_optimizer=true", "resumes exactly"),
         ("demo", "common.fp16=true", "precision=bf16"),
         ("demo", "common.seed=5", "follows from seed=1"),

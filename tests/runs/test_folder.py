@@ -34,7 +34,7 @@ def test_a_requeued_job_clears_a_folder_once(tmp_path, monkeypatch):
 
 def test_clear_refuses_a_folder_without_a_run(tmp_path):
     (tmp_path / "checkpoint_of_something_else.pt").touch()
-    with pytest.raises(UserError, match=r"no run of ours"):
+    with pytest.raises(UserError, match=r"holds files, but no run"):
         folder.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_of_something_else.pt"]
 

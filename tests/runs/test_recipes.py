@@ -28,5 +28,5 @@ def test_norms_and_warmups_are_where_each_paper_has_them():
 
 
 def test_an_experiment_without_recipes_refuses_one():
-    with pytest.raises(UserError, match="multi30k has no choice of recipe: leave recipe=NAME out"):
+    with pytest.raises(UserError, match="multi30k has no config group recipe: leave recipe=NAME out"):
         compose_config("multi30k", ["recipe=un"])

@@ -98,7 +98,7 @@ def test_the_checkpoint_is_a_setting_of_evaluate_only(trained, refused, tmp_path
 
 def test_a_language_model_has_no_mean_by_default(tensor_lm, accepted, refused, at_home, tmp_path):
     at_home(tensor_lm.folder)
-    assert "averages nothing" in refused("evaluate", "run", "evaluate.checkpoint=averaged")
+    assert "has no averaged checkpoint" in refused("evaluate", "run", "evaluate.checkpoint=averaged")
     said = accepted("evaluate", "run", "evaluate.checkpoint=last", "--save", tmp_path)
     assert f"ppl: perplexity = {tensor_lm.record['scores']['last']['test']['ppl']['score']:.2f} " in said
     name = "test.last.logprobs.npy"

@@ -80,7 +80,7 @@ def test_what_cannot_be_translated(refused, at_trained, tmp_path, stdin):
         assert refused("translate", "run", text, "--beam", beam).endswith(f"a beam of {beam}: at least 1 is needed")
     for name in ("config.yaml", "train.log"):
         line = refused("translate", f"run/{name}", text)
-        assert f"run/{name} was refused: it is damaged or no checkpoint" in line
+        assert f"run/{name} was refused: it is damaged or not a checkpoint" in line
         assert "cp " not in line
     assert "holds no run" in refused("translate", tmp_path, text)
     assert "this is a translation run" in refused("score", "run", text)
@@ -146,9 +146,9 @@ def test_text_is_continued(transformer_lm, normplugins, accepted, at_home, stdin
     assert greedy == accepted("generate", "run", "--prompt", "w1 w2", "--temperature", 1e-9)
     for most in (0, -5):
         line = refused("generate", "run", "--prompt", "w1", "--max-tokens", most)
-        assert line.endswith(f"at most {most} new tokens: at least 1 is needed")
+        assert line.endswith(f"at most {most} new tokens: must be at least 1")
     assert "the temperature is -1.0" in refused("generate", "run", "--temperature", -1)
-    assert "does not translate" in refused("translate", "run", transformer_lm.directory / "config.yaml")
+    assert "cannot translate" in refused("translate", "run", transformer_lm.directory / "config.yaml")
     assert isinstance(NormTransformerLM.from_pretrained("run").models[0], NormTransformerLM)
 
 

@@ -93,7 +93,7 @@ def test_the_launcher_determines_the_number_of_processes(monkeypatch):
     config = compose_config("demo", ["hardware=cpu", "norm=bn"])
     assert (config.distributed_training.distributed_world_size, config.variant) == (16, "bn,processes=16")
     check(config)
-    with pytest.raises(UserError, match=r"hardware.processes=2, and the launcher started 4"):
+    with pytest.raises(UserError, match=r"hardware.processes=2, but the launcher started 4"):
         check(compose_config("demo", ["hardware=cpu", "hardware.processes=2"]))
 
 
