@@ -38,7 +38,7 @@ def register() -> None:
 
 
 compat.install()
-# ``normplugins.norms`` is plain PyTorch: importing it must not import fairseq. With ``--user-dir``, fairseq is imported
-# already, and it only imports this package and expects it to register its classes.
+# ``normplugins.norms`` is plain PyTorch: importing it must not import fairseq. With ``--user-dir``, fairseq is already
+# imported when it imports this package, and expects the import to register the classes.
 if "fairseq" in sys.modules:
     register()

@@ -88,7 +88,7 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
         if error.errno not in NO_SPACE or error.filename:
             raise
         _discard_output()
-        return print_error("no space left to write the output: free some, then give the same command again")
+        return print_error("no space left to write the output: free some, and run the same command again")
 
 
 def _discard_output() -> None:

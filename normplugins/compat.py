@@ -140,11 +140,11 @@ def _allow_checkpoint_classes() -> None:
 
 
 def why_refused(error: Exception) -> str:
-    """Return why PyTorch did not load a file. PyTorch's own message advises to unpickle it nevertheless."""
+    """Return why PyTorch did not load a file. PyTorch's own message advises unpickling it anyway."""
     if named := re.search(r"GLOBAL ((?:\w+\.)+\w+)", str(error)):  # a text that begins with c names no module
-        return f"it names {named.group(1)}, code that would run on loading. Use checkpoints whose origin you know"
+        return f"loading it would run the code {named.group(1)}. Load only checkpoints whose origin you know"
     first = "" if isinstance(error, pickle.UnpicklingError) else str(error).partition("\n")[0].rstrip(".")
-    return "it is damaged or no checkpoint" + (f" ({first})" if first else "")
+    return "it is damaged or not a checkpoint" + (f" ({first})" if first else "")
 
 
 def _replace_removed_names() -> None:

@@ -70,7 +70,7 @@ def average_checkpoints(arguments: Sequence[str]) -> None:
     """Average checkpoints, with the options of fairseq's ``scripts/average_checkpoints.py``.
 
     Raises:
-        UserError: there are fewer checkpoints than asked for, or one cannot be read.
+        UserError: there are fewer checkpoints than requested, or one cannot be read.
     """
     from normplugins.training import checkpoints
 
@@ -81,7 +81,7 @@ def average_checkpoints(arguments: Sequence[str]) -> None:
     last.add_argument("--num-epoch-checkpoints", type=int, metavar="N", help="take the last N checkpoint<epoch>.pt")
     text = "take the last N checkpoint_<epoch>_<update>.pt"
     last.add_argument("--num-update-checkpoints", type=int, metavar="N", help=text)
-    text = "leave out later epochs or updates than this"
+    text = "leave out epochs or updates after this one"
     parser.add_argument("--checkpoint-upper-bound", type=int, metavar="NUMBER", help=text)
     options = parser.parse_args(arguments)
     count = options.num_epoch_checkpoints or options.num_update_checkpoints

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.epilog = (
         "Each epoch's checkpoint and the last one are deleted. The averaged and the best checkpoint, the scores, the "
-        "translations and the record stay, and a run that is not finished is left alone."
+        "translations and the record are kept. Unfinished runs are not changed."
     )
     add_runs(parser, required=False)
     add_runs_folder(parser)
@@ -41,11 +41,11 @@ def execute(options: argparse.Namespace) -> None:
             return
         deleted: list[int] = []
         refused += run_each(plan, lambda run: deleted.append(clean(run)), raise_first=len(plan) == 1)
-        print(f"deleted: {decimal(sum(deleted))}. The averaged and the best checkpoints stay")
+        print(f"deleted: {decimal(sum(deleted))}. The averaged and the best checkpoints are kept")
     else:
-        print("no finished run holds a checkpoint that it does not need")
+        print("no finished run has a checkpoint that it does not need")
     if refused:
-        raise UserError(f"{refused} runs were left alone")
+        raise UserError(f"{refused} runs were not cleaned")
 
 
 def _confirmed(total: str) -> bool:

@@ -26,7 +26,7 @@ def execute(options: argparse.Namespace) -> None:
     from normplugins.utils.terminal import terminal_width
 
     if len(options.runs) < 2:
-        raise UserError("compare needs two runs or cells at least; the first is the baseline")
+        raise UserError("compare needs at least two runs or cells; the first is the baseline")
     if options.sentences < 0:
         raise UserError(f"--sentences {options.sentences}: give a number of sentences, such as 5")
     systems = [read_system(name, options.results, options.checkpoint) for name in options.runs]

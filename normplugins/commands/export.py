@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder to write; it must be new or empty")
     text = "averaged, last, best, or a file in the run's folder (default: the one that the recipe is scored by)"
     parser.add_argument("--checkpoint", metavar="NAME", help=text)
-    text = "the format: safetensors, or that of a decoding engine (default: %(default)s)"
+    text = "safetensors, or the decoding engine whose format to write (default: %(default)s)"
     parser.add_argument("--format", choices=["safetensors", *ENGINES], default="safetensors", help=text)
     add_quantization(parser)
 

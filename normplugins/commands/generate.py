@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_trained(parser, "runs/wikitext103/pn/seed1")
     parser.add_argument("--prompt", metavar="TEXT", help="continue this text instead of a file's lines")
-    text = "tokens after which a line is cut off if it has not ended (default: %(default)s)"
+    text = "maximum number of new tokens in a line (default: %(default)s)"
     parser.add_argument("--max-tokens", type=int, default=100, metavar="N", help=text)
     text = "below 1 prefers probable tokens; 0 always takes the most probable one (default: %(default)s)"
     parser.add_argument("--temperature", type=float, default=1.0, metavar="T", help=text)

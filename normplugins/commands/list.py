@@ -8,7 +8,7 @@ from normplugins.utils.errors import UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    text = "show only runs whose EXPERIMENT/CELL/seedN contains it; * and ? as in a shell"
+    text = "show only runs whose EXPERIMENT/CELL/seedN contains PATTERN; * and ? work as in a shell"
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help=text)
     text = "show only runs that are running, stopped, finished, published, diverged or damaged"
     parser.add_argument("--state", help=text)
@@ -41,6 +41,6 @@ def execute(options: argparse.Namespace) -> None:
     elif shown:
         print(run_list(shown, terminal_width()))
     elif found:
-        print(f"none of the {len(found)} runs in {options.runs} fits")
+        print(f"none of the {len(found)} runs in {options.runs} matches")
     else:
-        print(f"{options.runs} holds no run")
+        print(f"{options.runs} has no runs")

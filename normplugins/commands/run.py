@@ -19,9 +19,9 @@ RESUMABLE = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
-    text = "a corpus with its recipe, such as demo or iwslt14; without it, all experiments are listed"
+    text = "a corpus with its recipe, such as demo or iwslt14 (default: list all experiments)"
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help=text)
-    text = "print the config that these settings give, with the source and the meaning of each key, and do nothing"
+    text = "only print the config that these settings give, with the source and the meaning of each key"
     parser.add_argument("--cfg", action="store_true", help=text)
     text = "run every combination of settings that are given as lists, such as norm=ln,pn seed=1,2,3"
     parser.add_argument("-m", "--multirun", action="store_true", help=text)
@@ -48,7 +48,7 @@ def execute(options: argparse.Namespace) -> int:
 
     if options.multirun and launched():
         raise UserError("run -m under torchrun or srun: launch one run at a time, without -m")
-    # All configs are composed first, so that a typo in the last one is reported before the first run starts.
+    # All configs are composed first, so that a typo in the last one is reported before any run starts.
     jobs = expand_sweep(options.overrides) if options.multirun else [options.overrides]
     try:
         configs = [compose_config(options.experiment, job) for job in jobs]

@@ -14,12 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--beam", type=int, metavar="N", help="width of the beam (default: as the run was scored)")
     text = "write the N best translations of each line, each after the line's number and a tab"
     parser.add_argument("--nbest", type=int, metavar="N", help=text)
-    text = "write each translation after its score and a tab: the natural log-probability, normalized by length"
+    text = "write the natural log-probability, normalized by length, and a tab before each translation"
     parser.add_argument("--scores", action="store_true", help=text)
-    text = "what searches: own (default), or ctranslate2 or onnx, which are exported to the run's folder when needed"
+    text = "decoding engine (default: own); for the others, the model is exported to the run's folder when needed"
     parser.add_argument("--engine", choices=["own", *ENGINES], default="own", help=text)
     add_quantization(parser)
-    text = "of our own engine: bf16 computes matrix products and activations in bfloat16 (default: float32)"
+    text = "precision of our own engine: bf16 computes matrix products and activations in bfloat16 (default: float32)"
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help=text)
 
 
@@ -33,7 +33,7 @@ def execute(options: argparse.Namespace) -> None:
         raise UserError("--quantization needs --engine ctranslate2")
     if options.engine != "own" and options.precision != "float32":
         raise UserError(
-            f"--precision {options.precision} is of our own engine: CTranslate2 has --quantization bfloat16"
+            f"--precision {options.precision} needs --engine own; for CTranslate2, use --quantization bfloat16"
         )
     run = load(options.run)
     engine: Engine = partial(run.search, precision=options.precision)

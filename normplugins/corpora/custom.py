@@ -30,14 +30,14 @@ class Custom(ParallelCorpus):
     train: str | None = setting(None, "prefix of the training files")
     valid: str | None = setting(None, "prefix of the validation files")
     test: str | None = setting(None, "prefix of the test files")
-    train_source: str | None = setting(None, "file of the training text's source side, if it does not follow a prefix")
+    train_source: str | None = setting(None, "file of the training text's source side, if there is no prefix")
     train_target: str | None = setting(None, "file of the training text's target side")
     valid_source: str | None = setting(None, "file of the validation text's source side")
     valid_target: str | None = setting(None, "file of the validation text's target side")
     test_source: str | None = setting(None, "file of the test text's source side")
     test_target: str | None = setting(None, "file of the test text's target side")
-    valid_size: int | None = setting(None, "validation pairs to draw from the training text without files", minimum=1)
-    test_size: int | None = setting(None, "test pairs to draw from the training text without files", minimum=1)
+    valid_size: int | None = setting(None, "draw this many validation pairs from the training text", minimum=1)
+    test_size: int | None = setting(None, "draw this many test pairs from the training text", minimum=1)
     seed: int = setting(1, "seed for drawing pairs")
 
     def check(self) -> None:

@@ -31,7 +31,9 @@ class CustomText(RunningText):
         "none", "unit of the text: words, or subwords of this kind", choices=("none", *subwords.FILES)
     )
     subword_size: int = setting(8_000, "merges (bpe) or pieces (sentencepiece)", minimum=1)
-    min_count: int = setting(1, "read words that the training text has less often than this as <unk>", minimum=1)
+    min_count: int = setting(
+        1, "replace words that occur less often than this in the training text by <unk>", minimum=1
+    )
 
     def check(self) -> None:
         """Raise UserError for settings that the corpus cannot be prepared with; the files are not opened."""

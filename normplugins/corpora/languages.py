@@ -24,7 +24,7 @@ def default_score_tokenizer(language: str) -> str:
 
 
 def check_score_tokenizer(name: str) -> None:
-    """Raise UserError if a sacreBLEU tokenizer does not work on this machine, before a run trains in vain."""
+    """Raise UserError if a sacreBLEU tokenizer does not work on this machine."""
     if not name.endswith("-mecab"):  # only MeCab needs packages and a dictionary
         return
     try:

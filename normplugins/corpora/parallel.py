@@ -90,7 +90,7 @@ class ParallelCorpus(Corpus):
     subword_size: int = setting(10_000, "merges (bpe) or pieces (sentencepiece)", minimum=1)
     subword_min_count: int = setting(
         1,
-        "learn BPE from words that occur at least this often in the training text, which bounds its memory",
+        "learn BPE only from words that occur at least this often in the training text; saves memory",
         minimum=1,
     )
     codes: str | None = setting(None, "file of BPE codes with subword_size merges, used instead of learning them")
@@ -105,11 +105,11 @@ class ParallelCorpus(Corpus):
         False, "normalize punctuation and drop non-printing characters in training and validation text, as Moses does"
     )
     split_hyphens: bool = setting(False, "split well-kept into well @-@ kept, as Moses' tokenizer -a does")
-    max_length: int | None = setting(None, "drop training pairs with a side of more words", minimum=1)
-    max_ratio: float | None = setting(None, "drop training pairs with a larger ratio of words", minimum=1)
+    max_length: int | None = setting(None, "drop training pairs with more words than this on a side", minimum=1)
+    max_ratio: float | None = setting(None, "drop training pairs whose ratio of words is above this", minimum=1)
     score_tokenizer: str | None = setting(
         None,
-        "sacreBLEU's tokenizer for scores on plain text; null: by the target language, 13a if it has blanks",
+        "sacreBLEU's tokenizer for scores on plain text; null: by the target language, 13a if it has spaces",
         choices=(None, *SCORE_TOKENIZERS),
     )
 
@@ -140,18 +140,18 @@ class ParallelCorpus(Corpus):
             )
         for key in ("clean_punctuation", "split_hyphens"):
             if getattr(self, key) and self.resolved_tokenizer == "given":
-                raise UserError(f"corpus.{key} is for raw text, and corpus.tokenizer=given says that there are tokens")
+                raise UserError(f"corpus.{key} is for raw text, but corpus.tokenizer=given is for tokens")
         check_score_tokenizer(self.resolved_score_tokenizer)
         whole = [language for language in self.without_blanks if self.tokenizer_of(language) == "none"]
         if whole and self.max_ratio:
             raise UserError(
-                f"corpus.max_ratio compares numbers of words, and a line of {whole[0]} is left as one word: "
+                f"corpus.max_ratio compares numbers of words, but a line of {whole[0]} counts as one word: "
                 "set corpus.max_ratio=null"
             )
         if whole and self.subword == "bpe" and self.subword_min_count > 1:
             raise UserError(
-                f"corpus.subword_min_count={self.subword_min_count} would learn from few lines of {whole[0]}: each is "
-                "left as one word. Set it to 1"
+                f"corpus.subword_min_count={self.subword_min_count} would learn from few lines of {whole[0]}, because "
+                "each line counts as one word. Set it to 1"
             )
 
     def adapt_test_line(self, line: str) -> str:
@@ -206,7 +206,7 @@ class ParallelCorpus(Corpus):
                 joined = "its tokens are joined and " if self.resolved_tokenizer == "given" else ""
                 done.append(f"{joined}its plain text is scored with sacreBLEU's tokenizer {name}")
             if done:
-                notes.append(f"{language} is written without blanks: {'; '.join(done)}")
+                notes.append(f"{language} is written without spaces: {'; '.join(done)}")
         return notes
 
     def files(self) -> dict[str, str]:

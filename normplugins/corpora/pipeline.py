@@ -41,7 +41,7 @@ class PreparedCorpus(Prepared):
         self.score_tokenizer = str(self.manifest.get("score_tokenizer", "13a"))
 
     def to_tokens(self, lines: Iterable[str]) -> list[str]:
-        """Turn output lines (subwords already joined) into tokens, to score against ``reference_tokens``."""
+        """Turn output lines (subwords already joined) into tokens, for scoring against ``reference_tokens``."""
         if self.manifest["tokenizer"] != "none":
             if not self.manifest["settings"].get("split_hyphens", False):
                 return list(lines)
@@ -54,7 +54,7 @@ class PreparedCorpus(Prepared):
         return list(lines) if has_spaces(self.target) else score_words(lines, self.score_tokenizer)
 
     def to_text(self, lines: Iterable[str]) -> list[str]:
-        """Turn output lines (subwords already joined) into plain text, to score against ``reference_text``."""
+        """Turn output lines (subwords already joined) into plain text, for scoring against ``reference_text``."""
         if self.manifest["tokenizer"] == "none":
             return [squeeze(line) for line in lines]
         return detokenize(lines, self.target)

@@ -50,7 +50,7 @@ class SplitWriter:
         """Write ``work(chunk)`` for all pairs not yet read; every ``valid_every``-th result goes to ``valid``."""
         counts, valid = self.counts[split], self.counts["valid"]
         if counts["read"] and split == "train":
-            self._echo(f"{self._name}: going on after {counts['read']:,} pairs")
+            self._echo(f"{self._name}: resuming after {counts['read']:,} pairs")
 
         chunks = chunked(islice(pairs, counts["read"], None), CHUNK)
         for kept, dropped in map_ordered(work, chunks, workers):

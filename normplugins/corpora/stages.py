@@ -115,7 +115,7 @@ def changed_files(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def _stage_files(folder: Path) -> list[Path]:
-    # a hidden file is what a killed call left of a file that it was writing
+    # hidden files are incomplete files of a killed call
     return [path for path in sorted(folder.glob("[!.]*")) if path.name not in (STAGE, PROGRESS)]
 
 
@@ -135,7 +135,8 @@ def _differing(folder: Path, digests: Mapping[str, str], digest_of: Callable[[Pa
 def _stored_sha256(path: Path, store: Path) -> str:
     """Return a file's digest: the one in the JSON file ``store`` unless its size or modification time has changed.
 
-    A store that is missing, damaged or cannot be written costs only time. Raises UserError if the file cannot be read.
+    If the store is missing, damaged or not writable, this only takes longer. Raises UserError if the file cannot be
+    read.
     """
     try:
         found = path.stat()

@@ -55,7 +55,7 @@ def write_tokens(
         notes.append(f"{empty:,} validation pairs with an empty side dropped")
     for split in SPLITS:
         if not counts[split]["pairs"]:
-            missing = f"no {_SPLIT_NAMES[split]} pair is left of {' and '.join(where[split])}"
+            missing = f"no {_SPLIT_NAMES[split]} pair is left in {' and '.join(where[split])}"
             raise UserError("; ".join([missing, *notes]))
     notes += _overlap_notes(test, [to / f"train.{language}" for language in (corpus.source, corpus.target)])
     names = f"words_{corpus.source}", f"words_{corpus.target}"

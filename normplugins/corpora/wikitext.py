@@ -42,7 +42,7 @@ class WikiText103(_WikiText):
     """101 million words; validation and test articles are those of WikiText-2."""
 
     FILES: ClassVar = {"wikitext-103-v1.zip": [f"{url}/wikitext-103-v1.zip" for url in _URLS]}
-    # GluonNLP publishes these. Its SHA-1 digests for WikiText-2 match the files with the SHA-256 digests above.
+    # Published by GluonNLP. Its SHA-1 digests of WikiText-2 belong to the files with the SHA-256 digests above.
     DIGESTS: ClassVar = {
         "train": "sha1:b7497e2dfe77e72cfef5e3dbc61b7b53712ac211",
         "valid": "sha1:c326ac59dc587676d58c422eb8a03e119582f92b",

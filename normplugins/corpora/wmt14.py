@@ -77,7 +77,7 @@ class Wmt14(PublishedCorpus, ParallelCorpus):
     def read(self, files: Mapping[str, Path]) -> Bitext:
         """Read the validation and test sets; the training pairs are streamed from one archive after another.
 
-        Each training archive is first unpacked without keeping its text, to find a damaged one before an hour of work.
+        Each training archive is unpacked first without keeping its text, to find damage before an hour of work.
         """
         *train, valid, test = ((files[archive], names) for archive, names in self._members().items())
         where = {"train": _where(*train), "valid": _where(valid), "test": _where(test)}

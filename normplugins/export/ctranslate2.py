@@ -20,7 +20,7 @@ from normplugins.norms.layer_norm import LayerNorm
 from normplugins.norms.rms_norm import RMSNorm
 from normplugins.utils.errors import UserError
 
-OTHERWISE = "use --format onnx (translate: --engine onnx), which takes every norm"
+OTHERWISE = "use --format onnx (translate: --engine onnx), which supports every norm"
 
 
 def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "float32") -> None:
@@ -36,7 +36,7 @@ def write(model: NormTransformer, task: Any, folder: Path, quantization: str = "
 
     cfg: Any = model.decoder.cfg
     if others := [name for name in all_norm_names(cfg) if name not in ("ln", "rms")]:
-        raise UserError(f"CTranslate2 has no norm {', '.join(others)}, only ln, and rms with one group: {OTHERWISE}")
+        raise UserError(f"CTranslate2 has no norm {', '.join(others)}, only ln and rms with one group: {OTHERWISE}")
     activation = getattr(common_spec.Activation, cfg.activation_fn.upper())
     sides: list[Any] = []
     for side, kind in (("encoder", TransformerEncoderSpec), ("decoder", TransformerDecoderSpec)):

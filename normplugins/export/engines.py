@@ -97,10 +97,10 @@ def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
 def _write(run: TrainedRun, destination: Path, engine: str, quantization: str) -> str:
     """Write the folder; return the result of the comparison in words."""
     if not run.translates:
-        raise UserError(f"this is a run of a language model, and {engine} takes translation models: export safetensors")
+        raise UserError(f"{engine} takes only translation models, not language models: use --format safetensors")
     module = module_of(engine)
     if quantization not in QUANTIZATIONS[engine]:
-        raise UserError(f"--quantization {quantization}: {engine} is written as {', '.join(QUANTIZATIONS[engine])}")
+        raise UserError(f"--quantization {quantization}: {engine} supports {', '.join(QUANTIZATIONS[engine])}")
     with whole_folder(destination) as temporary:
         module.write(run.model, run.task, temporary, quantization)
         for file in subword_model(run.corpus):

@@ -73,7 +73,7 @@ def load_finished(directory: Path, destination: Path, checkpoint: str | None) ->
     path = directory / scored.get("file", checkpoints.FILES.get(name, name))
     if Path(name).name != name or not path.is_file():
         known = sorted(file.name for file in directory.glob("checkpoint*.pt"))
-        raise UserError(f"{directory} has no checkpoint '{name}': {', '.join([*checkpoints.FILES, *known])}")
+        raise UserError(f"{directory} has no checkpoint '{name}'. Known: {', '.join([*checkpoints.FILES, *known])}")
     if scored and sha256(path) != scored["sha256"]:
         raise UserError(f"{path} is not the checkpoint that was scored: it has changed since the run ended")
     return load(path), record

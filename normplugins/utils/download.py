@@ -76,7 +76,7 @@ def _download(addresses: Sequence[str], path: Path, echo: Callable[[str], None],
         except UserError as error:
             failures.append(str(error))
         if number < len(addresses):
-            echo(f"{failures[-1]}; the next address is tried")
+            echo(f"{failures[-1]}; trying the next address")
     by_hand = f"or put {path.name} into a folder and set {MIRROR} to that folder"
     raise UserError(f"{path.name} cannot be downloaded: {'; '.join(failures)}. Try again later, {by_hand}")
 
@@ -91,7 +91,7 @@ def _accept(url: str, part: Path, path: Path, check: Callable[[Path], None]) -> 
         check(unchecked)
         unchecked.replace(path)
     except UserError as error:
-        raise UserError(f"{url} has another file ({error})") from None
+        raise UserError(f"{url} returned another file ({error})") from None
     finally:
         remove(unchecked.parent)
     for left_over in path.parent.glob(f"{path.name}.part*"):
@@ -110,7 +110,7 @@ def _download_from(url: str, part: Path, echo: Callable[[str], None]) -> None:
         else:
             if total in (None, _size(part)):
                 return
-            failure = f"{url} ended at {_size(part):,} of {total:,} bytes"
+            failure = f"{url} ended after {_size(part):,} of {total:,} bytes"
         if _size(part) <= held:
             break
     if size := _size(part):
@@ -141,9 +141,9 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
             part.unlink()
             return _transfer(url, part, echo)
         if response.status_code not in (requests.codes.ok, requests.codes.partial_content):
-            raise UserError(f"{url} answers {response.status_code} {response.reason}")
+            raise UserError(f"{url} returned {response.status_code} {response.reason}")
         if response.headers.get("Content-Type", "").startswith("text/html"):
-            raise UserError(f"{url} answers with a web page instead of the file")
+            raise UserError(f"{url} returned a web page instead of the file")
         start = held if resumed else 0
         mark = response.headers.get("ETag", "")
         mark = response.headers.get("Last-Modified", "") if mark.startswith("W/") else mark

@@ -128,7 +128,7 @@ def disk_errors(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise UserError(f"no space left to write {place}: free some, then give the same command again") from error
+            raise UserError(f"no space left to write {place}: free some, and run the same command again") from error
         if error.errno not in _NO_PLACE | _IN_THE_WAY:
             raise
         named, remedy = error.filename, "name another place"

@@ -33,9 +33,9 @@ def read_json(path: Path, remedy: str) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged (no JSON in UTF-8): {remedy}") from error
+        raise UserError(f"{path} is damaged (not JSON in UTF-8): {remedy}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no JSON object): {remedy}")
+        raise UserError(f"{path} is damaged (not a JSON object): {remedy}")
     if HASH in content and content.pop(HASH) != json_digest(content):
         raise UserError(f"{path} has been changed since it was written: {remedy}")
     return content

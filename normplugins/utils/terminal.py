@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import tabulate
 
-tabulate.MIN_PADDING = 0  # else every heading is two characters wider than its column needs
+tabulate.MIN_PADDING = 0  # otherwise every column is two characters wider than its heading needs
 GAP = 2
 """Spaces between two columns."""
 NARROWEST = 14

@@ -59,9 +59,9 @@ def test_raw_text_is_left_whole_and_scored_as_sacrebleu_does(
     assert f"|tok:{name}|" in found["sacrebleu"]["signature"]
     assert f"|words:{name}|" in found["bleu"]["signature"]
     assert 0 < found["ter"]["score"] < 30
-    (note,) = (note for note in prepared.manifest["notes"] if "blanks" in note)
+    (note,) = (note for note in prepared.manifest["notes"] if "without spaces" in note)
     assert note.startswith(
-        f"{language} is written without blanks: lower-cased in its Latin letters too; not tokenized by"
+        f"{language} is written without spaces: lower-cased in its Latin letters too; not tokenized by"
     )
     assert note.endswith(f"scored with sacreBLEU's tokenizer {name}")
 

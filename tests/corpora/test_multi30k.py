@@ -29,7 +29,7 @@ def test_fetched_files_that_are_bad_are_removed_and_the_users_own_files_are_kept
     with pytest.raises(UserError, match=r"mirror/multi30k/train\.de\.gz is not the published Multi30k text"):
         prepare(config("multi30k", subword_size=40), tmp_path, quiet)
     assert [path.name for path in raw.iterdir()] == ["val.de.gz"]
-    with pytest.raises(UserError, match=r"no training pair is left of .*; 120 training pairs over length 1"):
+    with pytest.raises(UserError, match=r"no training pair is left in .*; 120 training pairs over length 1"):
         prepare(config("multi30k", **SMALL, max_length=1), tmp_path, quiet)
     assert tree(raw) == tree(mirror)  # a wrong setting is not the fault of the files
     monkeypatch.delenv("NORMPLUGINS_MIRROR")

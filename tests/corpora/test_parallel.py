@@ -15,7 +15,7 @@ from tests.helpers.corpora import config, custom, quiet, write_user_corpus
     ("settings", "message"),
     [
         ({"test_size": 200}, "too few to draw"),
-        ({"max_length": 1}, r"no training pair is left of .*train\.de and .*; 98 training pairs over length 1 dropped"),
+        ({"max_length": 1}, r"no training pair is left in .*train\.de and .*; 98 training pairs over length 1 dropped"),
         ({"subword": "sentencepiece", "subword_size": 100000}, "SentencePiece cannot learn 100000 pieces"),
     ],
 )

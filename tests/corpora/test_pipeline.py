@@ -156,10 +156,10 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(tmp_path:
 
 
 POINTS = {
-    "the third chunk of tokens": (r"os.rename .*\.tokenized.*progress", 8, "going on after 30 pairs"),
-    "all tokens": (r"os.rename \S*\.tokenized\S*tmp \S*/tokenized", 1, "going on after 98 pairs"),
+    "the third chunk of tokens": (r"os.rename .*\.tokenized.*progress", 8, "resuming after 30 pairs"),
+    "all tokens": (r"os.rename \S*\.tokenized\S*tmp \S*/tokenized", 1, "resuming after 98 pairs"),
     "learning": (r"open .*\.codes", 1, ""),
-    "the second chunk of subwords": (r"os.rename .*\.subword.*progress", 3, "going on after 10 pairs"),
+    "the second chunk of subwords": (r"os.rename .*\.subword.*progress", 3, "resuming after 10 pairs"),
     "binarizing": (r"open .*test\.de-en\.de\.idx", 1, "binarizing"),
     "the manifest": (r"os.rename .*corpus\.json", 1, ""),
 }

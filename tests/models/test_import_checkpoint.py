@@ -68,7 +68,7 @@ def test_a_destination_that_cannot_be_written(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"checkpoint of text\n\n", b"PK\x03\x04 cut short"])
 def test_a_file_that_is_no_checkpoint(content, tmp_path):
     (tmp_path / "bad.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.pt was refused: it is damaged or no checkpoint"):
+    with pytest.raises(UserError, match=r"bad\.pt was refused: it is damaged or not a checkpoint"):
         import_checkpoint(tmp_path / "bad.pt", tmp_path / "out.pt")
 
 

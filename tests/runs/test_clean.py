@@ -19,7 +19,7 @@ def test_a_cleaned_run_is_complete_and_can_be_scored(run, trained, accepted):
     for name in ("averaged", "best"):
         said = accepted("evaluate", "run", f"evaluate.checkpoint={name}", f"data_dir={trained.data_dir}")
         assert f"bleu: BLEU = {trained.record['scores'][name]['test']['bleu']['score']:.2f} " in said
-    assert "no finished run holds a checkpoint that it does not need" in accepted("clean", "run")
+    assert "no finished run has a checkpoint that it does not need" in accepted("clean", "run")
 
 
 def test_nothing_is_deleted_without_an_answer(run, refused, accepted, monkeypatch):

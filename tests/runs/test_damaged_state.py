@@ -39,7 +39,7 @@ def make_of_another_seed(path):
         (flip, "its content has changed since it was written"),
         (make_not_finite, "is not finite"),
         (make_of_another_seed, "it belongs to another run (seed 2 there and 1 here)"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-9000]), "damaged or no checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9000]), "damaged or not a checkpoint"),
     ],
 )
 def test_a_last_checkpoint_that_cannot_be_trusted_is_refused(run, trained, refused, damage, reason):
@@ -147,7 +147,7 @@ def test_a_damaged_manifest_is_refused_by_a_dry_run(run, trained, refused):
     data = shutil.copytree(trained.data_dir, run.parent / "corpora")
     (path,) = data.rglob("corpus.json")
     path.write_bytes(b"{")
-    assert "corpus.json is damaged (no JSON in UTF-8): delete it" in refused(
+    assert "corpus.json is damaged (not JSON in UTF-8): delete it" in refused(
         *tiny_run(trained), f"data_dir={data}", "dry_run=true"
     )
 

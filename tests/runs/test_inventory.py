@@ -116,7 +116,7 @@ def test_filters_and_json(runs, normplugins, accepted, refused):
     assert cells("/pn[,/]") == [("pn", 1), ("pn,norm.group_scaling=false", 2)]
     assert cells("--state", "published") == cells("seed2") == cells("group_*=false") == cells("/pn,")
     assert cells("/ln/", "/bn/") == [("bn", 1), ("ln", 1)]
-    assert "none of the 6 runs in runs fits" in normplugins("list", "nothing")[1]
+    assert "none of the 6 runs in runs matches" in normplugins("list", "nothing")[1]
     assert "--state dead: the states are running, stopped" in refused("list", "--state", "dead")
     assert "there is no folder nowhere" in refused("list", "--runs", "nowhere")
 

@@ -125,7 +125,7 @@ def test_a_refused_checkpoint_names_the_newest_sound_one(tmp_path):
 def test_a_file_that_is_no_checkpoint_is_called_so_without_advice_to_replace_one(tmp_path, content):
     checkpoints.write({"model": {"weight": torch.ones(2)}, "extra_state": {}}, tmp_path / "checkpoint1.pt")
     (tmp_path / "config.yaml").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=r"config\.yaml was refused: it is damaged or no checkpoint\. Use another"):
+    with pytest.raises(UserError, match=r"config\.yaml was refused: it is damaged or not a checkpoint\. Use another"):
         checkpoints.load(tmp_path / "config.yaml")
 
 

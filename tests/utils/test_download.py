@@ -28,12 +28,12 @@ FAULTS = {
     "empty": (b"", BINARY, 0),
 }
 REASONS = {
-    "moved-away": "answers 301",
-    "404": "answers 404",
+    "moved-away": "returned 301",
+    "404": "returned 404",
     "silence": "cannot be downloaded",
     "broken-off": "bytes are kept",
-    "page": "answers with a web page",
-    **dict.fromkeys(("half", "other", "page-as-file", "empty"), "has another file"),
+    "page": "returned a web page",
+    **dict.fromkeys(("half", "other", "page-as-file", "empty"), "returned another file"),
 }
 
 
@@ -219,7 +219,7 @@ def test_the_next_address_is_tried(server: Server, tmp_path: Path, fault: str) -
     path = fetch("file.bin", [faulty, server.url], folder, said.append, is_the_file)
     assert path.read_bytes() == CONTENT
     assert names(folder) == ["file.bin"]
-    (failure,) = (line for line in said if line.endswith("the next address is tried"))
+    (failure,) = (line for line in said if line.endswith("trying the next address"))
     assert faulty in failure
     assert REASONS[fault] in failure
 
