@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def at_hand(config: DictConfig) -> bool:
-    """Return whether Multi30k's files are on this machine; a benchmark does not wait for the network."""
+    """Return whether Multi30k's files are on this machine; a benchmark downloads nothing."""
     raw = Path(config.data_dir) / config.corpus.name / "raw" / "train.de.gz"
     return raw.is_file() or find_in_mirror(raw.name, config.corpus.name) is not None
 

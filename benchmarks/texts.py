@@ -38,7 +38,7 @@ class _RandomSentences:
 
 
 def random_batches(config: DictConfig) -> tuple[Any, Callable[[int], dict[str, Any]], int]:
-    """Return a task without a corpus, a function from a number of sentences to a random batch, and how many fill one.
+    """Return a task without a corpus, a function that makes a random batch of N sentences, and the N of a full batch.
 
     The sentences have the mean length of the config's corpus or, for a language model, the length of a segment.
     """

@@ -44,7 +44,7 @@ once() { # once NAME COMMAND...: run a command unless it has succeeded before, f
   fi
   case $code in
     0) touch "done/$name" ;;
-    75 | 124 | 137) echo "$name: the time is up, and the same call goes on"; [ $status -ne 0 ] || status=75 ;;
+    75 | 124 | 137) echo "$name: the time is up, and the same call continues"; [ $status -ne 0 ] || status=75 ;;
     *) echo "$name: failed with status $code"; status=1 ;;
   esac
 }

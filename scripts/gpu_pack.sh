@@ -17,7 +17,7 @@ echo "wheels: this project and what it imports (PyTorch, Triton, NumPy and sacre
 needed=$(sed -nE "s/^((antlr4-python3-runtime|bitarray|hydra-core|joblib|omegaconf|sacremoses|subword-nmt)==[^ ;]*).*/\1/p" requirements.txt)
 filelock=$(sed -nE "s/^(filelock==[^ ;]*).*python_full_version >= .*/\1/p" requirements.txt | tail -1)
 wheel() { "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$pack/wheels" "$@"; }
-# shellcheck disable=SC2086  # one argument a package
+# shellcheck disable=SC2086  # one argument per package
 wheel $needed $filelock fairseq==0.12.2
 git archive HEAD normplugins configs setup.py pyproject.toml README.md LICENSE MANIFEST.in CHANGELOG.md CITATION.cff \
   requirements.txt | tar -x -C "$pack/build"
@@ -36,5 +36,5 @@ rm -rf "$pack/data"
 lengths=${NORMPLUGINS_MIRROR:-}/iwslt14/train_lengths.npz
 if [ -f "$lengths" ]; then cp "$lengths" "$pack/"; else echo "no $lengths: the pack has no published lengths"; fi
 size=$(du -sm "$pack" | cut -f1)
-[ "$size" -le 60 ] || { echo "$pack has $size MB, more than 60" >&2; exit 1; }
+[ "$size" -le 60 ] || { echo "$pack has $size MB; at most 60 MB are allowed" >&2; exit 1; }
 echo "packed in $pack: $size MB"

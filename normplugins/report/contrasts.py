@@ -123,7 +123,7 @@ class Finding:
 
     @property
     def worse(self) -> bool:
-        """Whether the system is worse, or all its runs (``SPREAD_SEEDS`` or more) diverged and none of the baseline."""
+        """Whether the system is worse, or only its runs diverged: all of them, and at least ``SPREAD_SEEDS``."""
         lost = self.diverged[0] >= SPREAD_SEEDS and not self.ended[0] and self.ended[1] and not self.diverged[1]
         return bool(lost) or "worse" in self.parts
 

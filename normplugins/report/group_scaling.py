@@ -10,10 +10,10 @@ BATCH_ALONE = ("bn", "pnv", "pn,norm.group_scaling=false", "pn_alg2")
 
 
 def scaled_tokens(scores: pd.DataFrame) -> str:
-    """Return the scores of the cells that scale each token and of those that do not; "" unless the two groups differ.
+    """Compare, in a sentence, the scores of the cells that scale each token with the scores of all other cells.
 
-    The scores are means over the seeds that all cells have; "" also stands for cells without such seeds. ``scores`` is
-    what :func:`normplugins.report.answer.scores_on_test` returns.
+    The scores are means over the seeds that all cells have. Returns "" without such seeds, and unless every cell that
+    scales scores higher than all others. ``scores`` is what :func:`normplugins.report.answer.scores_on_test` returns.
     """
     by_run = scores[scores["checkpoint"] == CHECKPOINTS[0]].pivot(index="seed", columns="variant", values="value")
     if {*CELLS} - {*by_run}:

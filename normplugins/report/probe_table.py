@@ -76,7 +76,7 @@ def vision_table(results: Path) -> pd.DataFrame:
 
 
 def vision_shown(results: Path) -> str:
-    """Return which run of a ResNet20 the figures show, as text for notes.
+    """Return a note that says which run of a ResNet20 the figures show.
 
     Raises:
         UserError: the file of the run is damaged.
@@ -147,7 +147,7 @@ def mean_and_range(bits: pd.Series[Any]) -> str:
 
 
 def runs_shown(table: pd.DataFrame) -> str:
-    """Return the cells, the seeds and, if there are any, the updates of a table, as text for notes."""
+    """Return a note with the cells, the seeds and, if there are any, the updates of a table."""
     cells = table.groupby("cell", sort=False)["seed"].agg(seed_numbers)
     runs = "; ".join(f"{', '.join(names.index)} ({seeds})" for seeds, names in cells.groupby(cells, sort=False))
     return f"{runs}; updates {table['update'].min():,} to {table['update'].max():,}" if "update" in table else runs

@@ -46,7 +46,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
 
     A run without scores has one row with an empty metric. So does a run that diverged (``seed<k>.diverged.json``); its
     column ``diverged`` holds the reason. Rows are in the order in which tables show them. Local runs form separate
-    cells, with ``LOCAL`` after their settings. Of several with the same seed each is a cell, named by its folder.
+    cells, with ``LOCAL`` after their settings. If several have the same seed, each forms a cell named by its folder.
 
     Raises:
         UserError: a record is broken, has an unknown format, lacks a field, or contradicts its path.

@@ -24,8 +24,8 @@ WIDTH = 5.6
 """Width of figures in inches: a column of text in print. On a phone 360 pixels wide, 9-point text is 8 pixels high."""
 DPI = 200
 GREY = "#767676"
-# Grey for the baseline LN, then the colors of Okabe and Ito and of Tol's muted set, which color-blind readers tell
-# apart, and four darker ones, in the order of norm_rank. Nobody tells all of them apart: figures name each line.
+# In the order of norm_rank: gray for the baseline LN, the color-blind safe colors of Okabe and Ito and of Tol's muted
+# set, and four darker colors. So many colors cannot all be told apart, so figures name each line.
 COLORS = (
     *(GREY, "#E69F00", "#D55E00", "#56B4E9", "#0072B2", "#44AA99", "#999933", "#332288"),
     *("#CC6677", "#009E73", "#CC79A7", "#882255", "#117733", "#DDCC77", "#AA4499", "#661100", "#6699CC", "#000000"),
@@ -34,7 +34,7 @@ COLORS = (
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 """Line styles that tell lines of one color apart."""
 FORMATS = {"png": "Software", "svg": "Creator"}
-"""The formats of a figure's files, with the name that each has for what made a file."""
+"""The file formats of a figure, each with its metadata key for the program that made the file."""
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,

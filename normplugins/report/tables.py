@@ -64,7 +64,7 @@ def paper_table(corpus: PaperCorpus, results: pd.DataFrame) -> Table:
     for model, norm in product(models, norms):
         others = [cell for cell in cells if (cell.first["norm"], cell.first["model"]) == (norm, model)]
         if norm in NAMES and model in readings:
-            # the published WMT14 run had per-replica statistics in 128 processes; any number stands beside it
+            # the published WMT14 run had per-replica statistics in 128 processes; any number is compared with it
             ours = next((cell for cell in others if re.fullmatch(rf"({PER_REPLICA}\d+)?", _differs(cell))), None)
             others = [cell for cell in others if cell is not ours]
             name = ", ".join(filter(None, [f"{NAMES[norm]} ({norm})", model]))
