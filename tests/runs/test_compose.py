@@ -141,7 +141,7 @@ def test_hardware_does_not_change_the_cell():
     [
         ("norm=nope", ["norm 'nope'", *NORMS]),
         ("corpus=nope", ["corpus 'nope'", "custom", "demo", "iwslt14", "multi30k"]),
-        ("norm=[pn,ln]", ["norm=[pn,ln]: norm is chosen by one name, as in norm=NAME"]),
+        ("norm=[pn,ln]", ["norm=[pn,ln]: choose one option, as in norm=NAME"]),
         ("model=3", ["model=3: choose one option, as in model=NAME"]),
         ("nope=1", ["'nope'", "norm", "seed", "corpus", "evaluate"]),
         ("model.encoder_layer=3", ["'model.encoder_layer'", "did you mean model.encoder_layers", "dropout"]),

@@ -77,7 +77,7 @@ def test_what_cannot_be_translated(refused, at_trained, tmp_path, stdin):
     text.write_text("fine\n", encoding="utf-8")
     assert "a beam of 2" in refused("translate", "run", text, "--nbest", 3)
     for beam in (0, -1):
-        assert refused("translate", "run", text, "--beam", beam).endswith(f"a beam of {beam}: at least 1 is needed")
+        assert refused("translate", "run", text, "--beam", beam).endswith(f"a beam of {beam}: must be at least 1")
     for name in ("config.yaml", "train.log"):
         line = refused("translate", f"run/{name}", text)
         assert f"run/{name} was refused: it is damaged or not a checkpoint" in line
