@@ -37,15 +37,15 @@ PARTS = {
     "PN-V with group scaling - PN-V": "Group scaling",
 }
 """The part of PN that each of these contrasts isolates (amendment 15 of the protocol)."""
-EFFECTS = {"better": "better with it", "worse": "worse with it", "equivalent": f"a change of less than {MARGIN} BLEU"}
-"""What a verdict says about the part of PN that its contrast isolates."""
+EFFECTS = {"better": "a better score", "worse": "a worse score", "equivalent": f"an effect of less than {MARGIN} BLEU"}
+"""What the part of PN that a contrast isolates causes, by the contrast's verdict."""
 RULE = (
-    "The scores are tokenized BLEU on all four test sets together, of the mean of the last five epochs' checkpoints; "
-    "the text is lower-cased before. The intervals are 95 % intervals over seeds and sentences, and not adjusted; p is "
-    "adjusted by Holm's method, separately for the six confirmatory and the six exploratory contrasts; a complete "
-    "contrast is adjusted as if every incomplete one had p = 1. Verdicts are about this corpus and this small model. "
-    "[docs/norms.md](../docs/norms.md) explains the norms, and the [protocol](../docs/protocol.md) says how a verdict "
-    "is reached, and which of its rules were made with scores known."
+    "Scores are tokenized BLEU on lower-cased text, on all four test sets together. The scored model is the mean of "
+    "the last five epochs' checkpoints. The intervals are 95 % intervals over seeds and sentences, not adjusted. "
+    "Holm's method adjusts p, separately for the six confirmatory and the six exploratory contrasts; for a complete "
+    "contrast, it counts every incomplete one as p = 1. The verdicts apply to this corpus and this small model. "
+    "[docs/norms.md](../docs/norms.md) explains the norms. The [protocol](../docs/protocol.md) says how a verdict is "
+    "reached, and which of its rules were made after scores were known."
 )
 RELEASED = Contrast("bn_released", "ln")
 """BN as released is most likely the BN of the paper; the protocol has no contrast of it with LN."""
@@ -66,8 +66,8 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
     )
     (released,) = find(results, contrasts=[RELEASED])
     worse += (
-        " That is textbook BN. The BN of the released code, most likely the paper's, scales each token first: "
-        f"{RELEASED.name}: {describe_difference(released, p_value=False)}, which is no contrast of the protocol."
+        " This is textbook BN. The BN of the released code, which is most likely the paper's, scales each token first. "
+        f"{RELEASED.name}: {describe_difference(released, p_value=False)}; the protocol has no such contrast."
     )
     worse += _statistics_of_bn(probe)
     others = [each for name, each in by_name.items() if name not in QUESTIONS and name not in PARTS]
@@ -191,9 +191,9 @@ def _statistics_of_bn(probe: pd.DataFrame) -> str:
         return ""
     running, batch = (mean_and_range(losses.loc["bn"][column]) for column in ("loss", "train_mode_loss"))
     return (
-        f" BN's validation loss (label-smoothed) minus LN's, in bits and over the last {LAST_EPOCHS} epochs, is "
-        f"{running} with running statistics, and {batch} with those of each batch (in parentheses: the lowest and the "
-        "highest seed; [all cells](#validation-loss-minus-that-of-ln))."
+        f" Over the last {LAST_EPOCHS} epochs, BN's label-smoothed validation loss minus LN's is {running} bits with "
+        f"running statistics, and {batch} bits with the statistics of each batch. Parentheses give the lowest and the "
+        "highest seed ([all cells](#validation-loss-minus-that-of-ln))."
     )
 
 
@@ -221,8 +221,8 @@ def _short_runs(results: Path) -> str:
         for norm, each in zip(("pn", "pn_alg2"), found, strict=True)
     )
     return (
-        "Runs of half the epochs, which no protocol preceded ([nu_bound](#multi30k-nu_bound)), have more seeds. With "
-        f"group scaling minus without it, {said}."
+        "The runs of the plan [nu_bound](#multi30k-nu_bound) train for half the epochs, and no protocol was written "
+        f"before them. With group scaling minus without it, {said}."
     )
 
 
@@ -231,8 +231,8 @@ def _others(findings: Sequence[Finding]) -> str:
               if each.decided or each.contrast.family == CONFIRMATORY]  # fmt: skip
     rest = len(findings) - len(judged)
     few = (
-        f" The other {rest}, all exploratory, are undecided. Even their three planned seeds will rarely decide one "
-        "(amendment 4 of the protocol), so read the estimates and intervals."
+        f" The other {rest} are exploratory and undecided. Their three planned seeds can rarely decide one (amendment "
+        "4 of the protocol), so read their estimates and intervals."
     )
     return f"**What do the other {len(findings)} contrasts show?** {'; '.join(judged)}.{few if rest else ''}"
 
@@ -251,8 +251,8 @@ def _checkpoints(findings: Findings) -> str:
         means = [[each.difference.mean for each in row if each.difference] for row in others]
         change = max(abs(mean - averaged) for averaged, *rest in means for mean in rest)
         text += (
-            f" In the other complete contrasts, the differences with the last and the best checkpoint are at most "
-            f"{change:.2f} BLEU away from those with the averaged one."
+            " In the other complete contrasts, the last or the best checkpoint changes the difference by at most "
+            f"{change:.2f} BLEU."
         )
     return text
 

@@ -44,9 +44,9 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         f"*Equivalent*: the whole interval lies within ±{MARGIN} BLEU. Verdicts rest on the averaged checkpoints; "
         "[contrasts.csv](contrasts.csv) also has the intervals of last and best checkpoints, and those of the "
         "hierarchical bootstrap.",
-        "*Without penalty*: the mean difference of the scores divided by their brevity penalties, so that translations "
-        "which are too short are not penalized.",
-        "An averaged checkpoint has the averaged running statistics, too ([docs/averaging.md](../docs/averaging.md)).",
+        "*Without penalty*: the mean difference after each score is divided by its brevity penalty, so that short "
+        "translations are not penalized.",
+        "An averaged checkpoint also has averaged running statistics ([docs/averaging.md](../docs/averaging.md)).",
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
         *_last_checkpoint(scores),
@@ -54,10 +54,10 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
     ]
     if any(row[POWER] for row in rows):
         notes.append(
-            f"Seeds to find {MARGIN}: with so many, an unadjusted test finds a true difference of {MARGIN} BLEU with a "
-            "power of 80 %; an adjusted one needs more. It does not say when the measured difference will be decided. "
-            f"A rough estimate from {SPREAD_SEEDS} seeds on: with {SPREAD_SEEDS}, the variance between seeds may be "
-            "several times larger or smaller than measured."
+            f"*Seeds to find {MARGIN}*: the number of seeds with which an unadjusted test finds a true difference of "
+            f"{MARGIN} BLEU with a power of 80 %; an adjusted test needs more. The number does not say when the "
+            f"measured difference will be decided. It is a rough estimate: the variance between {SPREAD_SEEDS} seeds "
+            "may be several times too large or too small."
         )
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
@@ -95,9 +95,9 @@ def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
         for column in ("hardware", "threads")
     )
     return (
-        f"In {processors} of {len(pairs)} pairs the processors of the two runs differ, and in {threads} the numbers of "
-        "threads. Either changes the rounding, and so gives another model from the same seed (amendments 11 and 18 of "
-        "the protocol)."
+        f"In {processors} of {len(pairs)} pairs the two runs used different processors, and in {threads} different "
+        "numbers of threads. Both change the rounding, so that the same seed gives another model (amendments 11 and 18 "
+        "of the protocol)."
     )
 
 
@@ -111,8 +111,8 @@ def _last_checkpoint(scores: pd.DataFrame) -> list[str]:
     curves = scores.drop_duplicates(["variant", "seed"]).set_index(["variant", "seed"]).loc[runs.index, "valid_curve"]
     same = sum(bool(curve) and curve[-1][1] == min(loss for _, loss in curve) for curve in curves)
     return [
-        f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so that *last* and *best* are "
-        "one checkpoint. Such a model was still improving, and a longer training could change the differences.",
+        f"In {same} of {len(runs)} runs, the last epoch has the lowest validation loss, so *last* and *best* are "
+        "the same checkpoint. These models were still improving, and longer training could change the differences.",
         f"Averaging shortens the output in {(averaged < last).sum()} of {len(runs)} runs: the mean brevity penalty is "
         f"{averaged.mean():.3f} for averaged checkpoints and {last.mean():.3f} for last ones.",
     ]

@@ -24,8 +24,7 @@ def scaled_tokens(scores: pd.DataFrame) -> str:
     if common.empty or scaled.min() <= alone.max():
         return ""
     return (
-        f"Seen afterwards, and not a test: the {len(scaled)} cells that scale each token by itself (LN and RMS "
-        f"do so alone) score {scaled.min():.2f} to {scaled.max():.2f} BLEU, and the {len(alone)} without such a "
-        f"scaling {alone.min():.2f} to {alone.max():.2f} (means of {seed_numbers(common.index)}, which all "
-        "cells have)."
+        f"An observation made after the runs, and not a test: the {len(scaled)} cells that scale each token by itself, "
+        f"LN and RMS among them, score {scaled.min():.2f} to {scaled.max():.2f} BLEU, and the {len(alone)} other cells "
+        f"score {alone.min():.2f} to {alone.max():.2f} (means of {seed_numbers(common.index)}, which all cells have)."
     )

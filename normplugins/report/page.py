@@ -38,7 +38,7 @@ HEAD = """\
 holds a run's scores, curves, whole configuration, corpus, versions, hardware and commit. [results.csv](results.csv) has
 the same numbers, and [tables/](tables/) has the tables as LaTeX.
 
-A score is the mean over seeds; from three seeds on, ± gives the sample standard deviation. *Averaged*, *last* and
+A score is the mean over seeds; with three or more seeds, ± is the sample standard deviation. *Averaged*, *last* and
 *best* are checkpoints: the mean of the last epochs' checkpoints, the last one, and the one with the best validation
 loss. *BLEU* is computed on tokens, as in the paper; *sacreBLEU*, *chrF2* and *TER* (lower is better) on plain text.
 *best valid ppl* is the lowest perplexity per subword on the validation set. A norm's name is followed by the settings
@@ -49,9 +49,9 @@ MARKS = (
     f"{', '.join(f'{mark}: {text}' for mark, text in paper.MARKS.items())}."
 )
 PAPER = (
-    f"{MARKS} Only complete runs of the published recipe on the published corpus are shown next to those of the paper. "
-    'Runs with other settings, on another corpus or cut short have rows of their own below; "not in full" means that '
-    "there are only such runs."
+    f"{MARKS} Our number stands beside the paper's only if the run is complete and has the published recipe and "
+    'corpus. Runs with other settings, on another corpus or cut short have their own rows below; "not in full" means '
+    "that there are only such runs."
 )
 CAUSALITY = "causality.md"
 PAGES = (
@@ -59,7 +59,7 @@ PAGES = (
     "[docs/figures.md](../docs/figures.md) shows what the runs recorded during training, including figures like the "
     "paper's. [docs/speed.md](../docs/speed.md) has the measurements of speed."
 )
-DIVERGED = "Training these runs reached a value that is not finite. They are counted in the tables and are in no mean."
+DIVERGED = "In these runs, training reached a value that is not finite. Tables count them, but no mean includes them."
 
 
 def report(results: Path) -> None:

@@ -44,8 +44,8 @@ _BN_LM = (
     "was never released, so both are compared with the same number of the paper."
 )
 _PNV = (
-    "No source was found. In the paper's figure on batch sizes, as recalled, PN-V scores as well as LN at 4K tokens a "
-    "batch."
+    "No source was found. As recalled, PN-V scores as well as LN at 4K tokens per batch in the paper's figure on batch "
+    "sizes."
 )
 
 TABLES = {

@@ -153,9 +153,9 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         })  # fmt: skip
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
-        "The run-hours are an estimate: the number of epochs that are left, times the median time of an epoch in the "
-        "published runs of the experiment with the same size of a batch, which includes pauses and other work. Several "
-        "runs at the same time take less. Without such a run, the hours are unknown.",
+        "The run-hours are the number of epochs left times the median time of an epoch in the experiment's published "
+        "runs with the same batch size. That time includes pauses and other work. Several runs at the same time take "
+        "less. Without such a run, the hours are unknown.",
         "A run that two plans list is counted in both.",
     ]
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)

@@ -30,9 +30,9 @@ def smaller_gradient(evidence: Evidence) -> tuple[str, str]:
     return OPEN if always else FAILS, (
         f"At the inputs of these runs' norms, PN-V's gradient is smaller than BN's in {channels}, in models with PN-V "
         "and in models with BN. The table has the mean share of channels in %, over the encoder norms and the probed "
-        f"updates; at single norms and updates it is {shares.min():.0f} to {shares.max():.0f} %. The verdict is about "
-        "this strong form of the claim. The paper concludes a smaller Lipschitz constant, which the gradients of "
-        "single batches can neither show nor refute.\n\n"
+        f"updates. At single norms and updates, the share is {shares.min():.0f} to {shares.max():.0f} %. The verdict "
+        "is about the strong form of the claim (in every channel). The paper concludes that the Lipschitz constant is "
+        "smaller, which the gradients of single batches can neither confirm nor refute.\n\n"
         f"{numbers_table('norm', runs.add_prefix('seed '), '{:.1f}')}\n\n{evidence.links(*cells)}"
     )
 
@@ -62,13 +62,13 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
     also = f", and runs of {' and '.join(lost)} diverged" if lost else ""
     verdict = so_far(HOLDS if holds else UNDECIDED, evidence.ended(NU_BOUND))
     return (FAILS if lost or not finite else verdict), (
-        "ν follows ν ← (1 - 0.1 m) ν + 0.1 Λ_B, where m is the mean of x̂² in the batch: it averages Λ_B while m is "
-        "near 1, and can grow where m stays above 20. In all runs of PN, ν and the gradients are "
+        "ν follows ν ← (1 - 0.1 m) ν + 0.1 Λ_B, where m is the mean of x̂² in the batch. ν averages Λ_B while m is "
+        "near 1, and can grow if m stays above 20. In all runs of PN, ν and the gradients are "
         f"{'finite at all' if finite else 'not finite at some'} measured updates{also}. The claim holds if, in three "
         f"seeds of each cell of the plan {NU_BOUND}, the largest ‖ν‖ of all norms and updates is not larger than the "
-        "largest ‖Λ_B‖ of the probed updates, which are eight per decade. The table has the highest quotient of the "
-        f"two over the seeds, and the largest gradient from update {probe_table.EARLY} on. This is a bound for these "
-        "runs; a bound for every input would need a proof.\n\n"
+        "largest ‖Λ_B‖ of the probed updates, which are eight per decade. The table has the highest ratio of the two "
+        f"over the seeds, and the largest gradient from update {probe_table.EARLY} on. The verdict covers these runs; "
+        "a bound for every input would need a proof.\n\n"
         f"{numbers_table('cell', pd.DataFrame(rows).T, '{:#.3g}')}\n\n"
         f"[Figure](figures/pn-backward.png). {evidence.links(*rows)}"
     )
@@ -96,15 +96,15 @@ def averages(evidence: Evidence) -> tuple[str, str]:
     verdict = FAILS if rises else HOLDS if len(falls) == len(changes) else UNDECIDED
     intervals = "; ".join(f"{norm}: {low:+.3f} to {high:+.3f}" for norm, (low, high) in known.items())
     return so_far(verdict, evidence.complete("bn", "pnv")), (
-        "The claim is about the distance of the batch's statistics from the running ones. It holds if the 95 % "
-        "interval of the change of this distance during training, over seeds, is below 0 for both norms, and does not "
-        f"hold if it is above 0 for one of them, from {SPREAD_SEEDS} seeds on. The distance is divided by the size of "
-        f"the running statistics. The table has its mean before and after update {settled:,}, "
-        f"where the learning rate's warmup ends; it begins at update {probe_table.EARLY}, because earlier running "
-        "statistics still contain their initial values. The statistics of a finite batch differ from those of all "
-        "text, so the distance cannot fall to 0. The loss gap is the validation loss with running statistics, minus "
-        f"the loss with the statistics of each validation batch: its mean from update {settled:,} on. Intervals of the "
-        f"change: {intervals or 'none with so few seeds'}.\n\n"
+        "The claim is about the distance between the statistics of a batch and the running statistics, divided by the "
+        f"size of the running statistics. With {SPREAD_SEEDS} or more seeds of a norm, the change of this distance "
+        "during training has a 95 % interval over seeds. The claim holds if the intervals of both norms are below 0, "
+        "and does not hold if one of them is above 0. The table has the mean distance before and after update "
+        f"{settled:,}, where the learning rate's warmup ends. It begins at update {probe_table.EARLY}, because earlier "
+        "running statistics still contain their initial values. The statistics of a finite batch differ from those of "
+        "all text, so the distance cannot fall to 0. The loss gap is the validation loss with running statistics minus "
+        f"the loss with the statistics of each validation batch, as the mean from update {settled:,} on. Intervals of "
+        f"the change: {intervals or 'none with so few seeds'}.\n\n"
         f"{numbers_table('run', pd.DataFrame(rows).T, '{:.3f}')}\n\n"
         f"[Figure](figures/discrepancy.png). {evidence.links('bn', 'pnv')}"
     )
@@ -127,12 +127,12 @@ def fluctuation(evidence: Evidence) -> tuple[str, str]:
     measured = medians.reindex(list(names)).rename(index=names)
     more = int((measured["transformer"] > measured["ResNet20"]).sum())
     return OPEN, (
-        "The table has the median distance of the batch's statistics from the running ones in the first norm, at "
-        f"updates {probe_table.EARLY} to {last:,}. The relative measures divide it by the norm of the running "
-        f"deviations. The transformer has the larger distance by {more} of {len(measured)} measures. The comparison "
-        f"is confounded: a statistic of the transformer covers about {tokens:,.0f} tokens of a batch, one of the "
-        f"ResNet20 {positions:,.0f} positions, and a statistic of fewer values fluctuates more. The paper's measure "
-        "also depends on the number of channels and on the scale of the norm's input, which differ. "
+        "The table has the median distance between the statistics of a batch and the running statistics in the first "
+        f"norm, at updates {probe_table.EARLY} to {last:,}. The relative measures divide it by the norm of the running "
+        f"deviations. The distance is larger in the transformer by {more} of {len(measured)} measures. The comparison "
+        f"is confounded: a statistic covers about {tokens:,.0f} tokens of a batch in the transformer and "
+        f"{positions:,.0f} positions in the ResNet20, and a statistic of fewer values fluctuates more. The paper's "
+        "measure also depends on the number of channels and on the scale of the norm's input, which differ. "
         f"{probe_table.vision_shown(evidence.results)}.\n\n"
         f"{numbers_table('measure', measured, '{:#.3g}')}\n\n"
         f"[Figure](figures/fluctuation.png), [{probe_table.VISION}]({probe_table.VISION}). {evidence.links('bn')}"

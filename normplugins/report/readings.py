@@ -8,17 +8,17 @@ NOT_KNOWN = (
     "It is not known which model the paper's Table 2 is about, because its language-model code was never released. "
     "There are three readings. `reading=code` is the published code of the tensorized transformer, on which "
     "the paper builds: post-norm, with a mask that is never applied. `reading=masked` is the same with the mask "
-    "applied. `reading=paper` is masked and pre-norm, as the paper's own text has it (recalled and not confirmed). "
-    "With `reading=code`, every position sees the tokens after it; whether this is true of the paper's own numbers is "
-    "not known."
+    "applied. `reading=paper` is masked and pre-norm, as the paper describes it (recalled and not confirmed). "
+    "With `reading=code`, every position sees the tokens after it; it is not known whether this holds for the paper's "
+    "numbers."
 )
 SEES_THE_FUTURE = (
     '"Sees the future": attention is not masked, so every position reads the tokens after it, including the one that '
-    "it has to predict. Such a number is no language model's perplexity and cannot be compared with a masked one."
+    "it has to predict. Such a number is not the perplexity of a language model and cannot be compared with one."
 )
 NORM_SEES_THE_FUTURE = (
     '"Its norm sees the future": attention is masked, but the norm computes its statistics over the whole segment, at '
-    "evaluation too, and so reads the tokens to predict. That is no language model's perplexity either."
+    "evaluation too, and so reads the tokens to predict. This is not the perplexity of a language model either."
 )
 CHOICES = re.compile(r"(model\.(causal|normalize_before|_name)|(architecture|reading|budget)(\.\w+)?)=.*")
 """Settings in a cell's name that repeat what the language model's or the schedule's name says."""

@@ -113,7 +113,7 @@ def one_sentence(evidence: Evidence) -> tuple[str, str]:
     found = dict(zip(others, judged, strict=True))
     forms = [each for norm, each in found.items() if norm.startswith("bn")]
     if not all(each.difference or any(each.diverged) for each in forms):
-        return NOT_RUN, "LN and both forms of BN need a seed each."
+        return NOT_RUN, "LN and both forms of BN have no seed in common yet."
     if any({"equivalent", "better"} & {*each.parts} for each in forms):
         verdict = FAILS
     else:
@@ -151,7 +151,7 @@ def learning_rates(evidence: Evidence) -> tuple[str, str]:
         norm: dict(iter(swept[swept["norm"] == norm].groupby("value"))) for norm in ("ln", "none")
     }
     if any(len(rates) < 2 for rates in tried.values()):
-        return NOT_RUN, "LN and no norm need runs with at least two learning rates each."
+        return NOT_RUN, "LN and the model without a norm each need runs with at least two learning rates."
     largest, summaries = {}, []
     for norm, rates in tried.items():
         least = MIN_SCORE_FRACTION * swept.loc[swept["norm"] == norm, "bleu"].max()

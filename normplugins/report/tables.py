@@ -196,7 +196,7 @@ def _seeds_note(cells: Sequence[Cell]) -> list[str]:
     ones = sum(len(each) == 1 for each in seeds)
     if ones and len(cells) > 1:
         which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
-        says = "one seed only, and one seed gives no verdict: another seed can reverse the order of two rows."
+        says = "only one seed, which gives no verdict: another seed can reverse the order of two rows."
         notes.append(f"{which} {says}")
     return notes
 

@@ -46,7 +46,7 @@ def test_scores_decide(tmp_path: Path, verdicts) -> None:
     found = verdicts()
     assert found["PN beats LN in translation (here: Multi30k)"] == "holds so far"
     assert found["BN is worse than LN in translation (here: Multi30k, textbook BN)"] == "does not hold so far"
-    assert found["Running statistics add to the scaling of each token"] == "undecided so far"
+    assert found["Running statistics improve on scaling each token alone"] == "undecided so far"
     assert found["PN beats PN-V with group scaling"] == "not run"
 
 
@@ -54,7 +54,7 @@ def test_an_equivalent_contrast_says_how_small_the_difference_is(tmp_path: Path,
     for seed in (1, 2, 3):
         put_translated(tmp_path, "pn", seed, {})
         put_translated(tmp_path, "rms,norm.groups=4", seed, {})
-    said = page().partition("\n## Running statistics add to the scaling of each token\n")[2].partition("\n## ")[0]
+    said = page().partition("\n## Running statistics improve on scaling each token alone\n")[2].partition("\n## ")[0]
     assert "**does not hold so far**" in said
     assert "The interval lies within ±0.4 BLEU" in said
 
@@ -63,7 +63,7 @@ def test_a_contrast_names_the_runs_that_it_compares(tmp_path: Path, page) -> Non
     for seed in (1, 2):
         put_translated(tmp_path, "pn", seed, {})
     put_translated(tmp_path, "rms,norm.groups=4", 1, {1: 9})
-    said = page().partition("\n## Running statistics add to the scaling of each token\n")[2].partition("\n## ")[0]
+    said = page().partition("\n## Running statistics improve on scaling each token alone\n")[2].partition("\n## ")[0]
     assert re.findall(r"([\w,.=]+) seed \[(\d)\]", said) == [("pn", "1"), ("rms,norm.groups=4", "1")]
     assert "pn seed [1](<runs/multi30k/pn/seed1.md>)" in said
 
@@ -118,8 +118,8 @@ def test_batch_statistics_are_compared_with_those_of_a_resnet(tmp_path: Path, pa
     put_translated(tmp_path, "bn", 1, {}, statistics_probe=probe(**larger))
     assert verdicts()["Batch statistics fluctuate more in NLP than in vision"] == "open"
     assert re.search(r"^\| means, the paper's measure +\| +0\.200 \| +0\.100 \|$", page(), re.MULTILINE)
-    assert "the larger distance by 4 of 4 measures" in page()
-    assert "about 2,000 tokens of a batch, one of the ResNet20 131,072 positions" in page()
+    assert "The distance is larger in the transformer by 4 of 4 measures" in page()
+    assert "about 2,000 tokens of a batch in the transformer and 131,072 positions in the ResNet20" in page()
 
 
 def test_divergence_and_gradients_decide(tmp_path: Path, verdicts) -> None:

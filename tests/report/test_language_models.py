@@ -69,7 +69,7 @@ def test_nothing_is_claimed_of_the_papers_own_model(page) -> None:
     made = page()
     head = made.section("Table 2").replace("\n", " ")
     assert "It is not known which model the paper's Table 2 is about" in head
-    assert "whether this is true of the paper's own numbers is not known" in head
+    assert "it is not known whether this holds for the paper's numbers" in head
     assert "not known" in made.terminal
 
 
@@ -130,7 +130,7 @@ def test_a_table_with_numbers_that_see_the_future_says_so_in_two_sentences(page,
     for heading in ("PTB (ptb)", "WikiText-103 (wikitext103)", "WikiText-103 (wikitext103), shortened", "wikitext2"):
         (note,) = [line for line in made.section(heading).splitlines() if line.startswith('- "Sees the future"')]
         assert len(re.findall(r"\.(?= |$)", note)) == 2
-        assert "no language model's perplexity" in note
+        assert "not the perplexity of a language model" in note
     assert "sees the future" not in made.section("other").lower()
     assert made.terminal.count('"Sees the future"') == 4
 
