@@ -97,8 +97,8 @@ def _broken(name: str) -> str:
 
 def _said(found: Finding) -> str:
     if found.seeds == 1:
-        return "no verdict, 1 seed"
-    return f"{found.verdict_so_far}, {found.seeds} seeds"
+        return "no verdict\n1 seed"
+    return f"{found.verdict_so_far}\n{found.seeds} seeds"
 
 
 def _notes(every: Sequence[Finding], shown: Sequence[Finding], clipped: bool) -> list[str]:

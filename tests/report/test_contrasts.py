@@ -202,7 +202,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     )
     assert "Group scaling: not run." in text
     assert f"translations, the difference is {rows['PN - LN']['without penalty']}." in text
-    assert "scales each token first: BN as released - LN: not run" in text
+    assert "scales each token first. BN as released - LN: not run" in text
     assert "In 13 of 13 runs, the last epoch has the lowest validation loss" in text
     assert "Of 14 runs, 1 diverged and 13 stopped early." in text
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
@@ -228,8 +228,8 @@ def test_the_figure_has_a_row_for_each_contrast_that_was_run(results: Path) -> N
     assert figure is not None
     assert_legible(figure)
     texts = written(figure)
-    assert "better so far, 3 seeds" in texts
-    assert "no verdict, 1 seed" in texts
+    assert "better so far 3 seeds" in texts
+    assert "no verdict 1 seed" in texts
     seeds = next(line for line in figure.axes[0].lines if line.get_marker() == "|")
     assert list(seeds.get_xdata()) == list(findings[0].difference.by_seed)
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
@@ -282,7 +282,7 @@ def test_the_contrasts_of_a_second_corpus_stand_beside_the_first(results: Path) 
     texts = written(figure)
     assert "PN - LN, multi30k" in texts
     assert "PN - LN, jaen" in texts
-    assert "better so far, 2 seeds" in texts
+    assert "better so far 2 seeds" in texts
     assert "below the dotted line: exploratory contrasts" in texts
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     first = [name.endswith("jaen") for name in names].index(True)
