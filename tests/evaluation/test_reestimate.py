@@ -153,7 +153,7 @@ def test_refused_for_norms_without_statistics(experiment, overrides, norms):
     config = compose_config(experiment, overrides)
     check(config)
     config.evaluate.recalibrate = 10
-    with pytest.raises(UserError, match=rf"^evaluate.recalibrate=10: no norm of this model \({norms}\) keeps"):
+    with pytest.raises(UserError, match=rf"^evaluate.recalibrate=10: no norm of this model \({norms}\) has running"):
         check(config)
 
 

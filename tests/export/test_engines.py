@@ -58,7 +58,7 @@ def test_refusals(trained, tmp_path, monkeypatch, refused, transformer_lm):
     line = refused("export", "run", tmp_path / "model", "--format", "ctranslate2")
     assert "no norm pn, only ln" in line
     assert "--format onnx" in line
-    assert "our own engine" in refused("translate", "run", "--engine", "onnx", "--precision", "bf16")
+    assert "needs --engine own" in refused("translate", "run", "--engine", "onnx", "--precision", "bf16")
     assert "leave it out" in refused("export", "run", tmp_path / "model", "--quantization", "int8")
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
     line = refused("export", "run", tmp_path / "model", "--format", "onnx")

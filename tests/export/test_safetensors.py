@@ -81,7 +81,7 @@ def test_a_damaged_export_is_refused(run, tmp_path):
     with pytest.raises(Exception, match="damaged"):
         load_exported(tmp_path / "model")
     weights.unlink()
-    with pytest.raises(Exception, match=r"there is no model\.safetensors"):
+    with pytest.raises(Exception, match=r"it has no model\.safetensors"):
         load_exported(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"normplugins_format": 9}), encoding="utf-8")

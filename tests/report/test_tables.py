@@ -299,7 +299,7 @@ def test_one_seed_orders_nothing(page, tmp_path) -> None:
             put(tmp_path, record("multi30k", norm, seed))
     put(tmp_path, record("mine", "ln"))
     made = page()
-    assert "one seed gives no verdict" in made.section("demo")
+    assert "only one seed, which gives no verdict" in made.section("demo")
     for experiment in ("multi30k", "mine"):
         assert "one seed" not in made.section(experiment), "seeds enough, or nothing to order"
 

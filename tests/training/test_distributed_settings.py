@@ -79,7 +79,7 @@ def test_a_task_of_srun_may_see_its_own_gpu_only(monkeypatch):
     for name, value in torchrun.items():
         monkeypatch.setenv(name, value)
     assert launched().gpu == 1
-    with pytest.raises(UserError, match=r"2 processes on this machine .* --gpus-per-task=1 gives each a GPU"):
+    with pytest.raises(UserError, match=r"2 processes on this machine .* --gpus-per-task=1 gives each process a GPU"):
         check(compose_config("demo"))
 
 
