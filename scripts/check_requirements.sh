@@ -30,7 +30,7 @@ resolve() {  # resolve DESCRIPTION ARGUMENTS: uv pip compile; on failure print t
 
 # uv prefers the versions that its output file already names, so the result differs only where it has to.
 [ -x .venv/bin/uv ] || { echo "uv is missing: run \`make setup\` first" >&2; exit 1; }
-touch requirements.txt
+touch -a requirements.txt  # only creates it if it is missing: with a newer file, make would run the setup again
 grep -E '^[[:alnum:]]' requirements.txt >"$folder/output" || true  # no comments, and no markers of a merge conflict
 resolve "the dependencies in pyproject.toml do not resolve" pyproject.toml --all-extras --universal \
   --python-version "3.$first" --output-file "$folder/output"

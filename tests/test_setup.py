@@ -108,8 +108,10 @@ def test_requirements_are_written_with_what_they_need_and_then_pass(project: Pat
     written = check(project, "--write")
     assert (written.returncode, written.stderr) == (0, "")
     assert pins(project) == ["engine==1", "kernels==1"]
+    time = (project / "requirements.txt").stat().st_mtime_ns
     checked = check(project)
     assert (checked.returncode, checked.stderr) == (0, "")
+    assert (project / "requirements.txt").stat().st_mtime_ns == time  # a newer file would make `make` install again
     assert checked.stdout == "requirements.txt resolves for Python 3.10 to 3.13\n"
 
 
