@@ -114,8 +114,8 @@ def share_batches(config: DictConfig, overrides: Sequence[str]) -> None:
     config.optimization.update_freq = [batches // processes]
 
 
-def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
-    """Call ``work(argument)``, both pickled, in several processes of this machine, and return rank zero's result.
+def launch(work: Callable[[Any], None], argument: object, processes: int) -> None:
+    """Call ``work(argument)``, both pickled, in several processes of this machine.
 
     All processes are ended when one of them fails, and Linux ends them when this process is killed. They communicate
     through the loopback interface only.
@@ -159,13 +159,12 @@ def launch(work: Callable[[Any], T], argument: object, processes: int) -> T:
     if ended.is_failed():
         rank, failure = min(ended.failures.items(), key=lambda item: item[1].timestamp)
         raise _error_of(f"rank {rank} of {processes}", failure)
-    return ended.return_values[0]
 
 
-def _worker(work: Callable[[Any], T], argument: object) -> T:
+def _worker(work: Callable[[Any], None], argument: object) -> None:
     # Linux sends SIGINT when the launcher is killed. Python's own handler would wait for a collective operation to end.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return work(argument)
+    work(argument)
 
 
 def _error_of(rank: str, failure: ProcessFailure) -> Exception:
