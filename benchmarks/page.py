@@ -51,7 +51,7 @@ def write(results: Path) -> Path:
         machine = norms.sort_values("date")["hardware"].iloc[-1]
         style.write(draw(norms[norms["hardware"] == machine]), (results / FIGURE).with_suffix(""))
     for machine, here in rows.groupby("hardware", sort=False):
-        parts.append(f"## {machine}")
+        parts.append(f"## {machine!s}")
         for benchmark, title in TITLES.items():
             of_it = here[here["benchmark"] == benchmark]
             if len(of_it):

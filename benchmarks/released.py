@@ -80,7 +80,5 @@ class ReleasedPowerNorm(nn.Module):
             real = real.reshape(-1, self.dim)
             square = (real * real).mean(0)
         self.num_updates += 1
-        y: Tensor = _Function.apply(  # type: ignore[no-untyped-call]
-            scaled.permute(1, 2, 0).contiguous(), self.weight, self.bias, square, self
-        )
+        y: Tensor = _Function.apply(scaled.permute(1, 2, 0).contiguous(), self.weight, self.bias, square, self)
         return y.permute(2, 0, 1).contiguous()

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(PARSER, argv)
     logging.getLogger("fairseq").setLevel(logging.WARNING)
     norms = dict.fromkeys(("ln", *(options.norms or NORMS)))
-    configs = {}
+    configs: dict[str, DictConfig] = {}
     for job in expand_sweep(options.overrides):  # precision=float32,bf16 measures both in turns
         name_of = "{} bf16" if "precision=bf16" in job else "{}"
         made = {name_of.format(name): composed(name, job) for name in norms}

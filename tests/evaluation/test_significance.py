@@ -63,7 +63,7 @@ def test_bleu_of_an_empty_translation_is_zero() -> None:
 
 
 def test_the_mean_is_the_difference_of_corpus_scores(sides) -> None:
-    found = difference(*sides, significance.bleu, resamples=200)
+    found = difference(sides[0], sides[1], significance.bleu, resamples=200)
     wanted = [
         significance.bleu(sides[0][s].sum(axis=0)) - significance.bleu(sides[1][s].sum(axis=0)) for s in (1, 2, 3)
     ]
@@ -73,7 +73,8 @@ def test_the_mean_is_the_difference_of_corpus_scores(sides) -> None:
 
 
 def test_swapped_sides_negate_everything(sides) -> None:
-    there, back = (difference(*each, significance.bleu, resamples=200) for each in (sides, sides[::-1]))
+    there = difference(sides[0], sides[1], significance.bleu, resamples=200)
+    back = difference(sides[1], sides[0], significance.bleu, resamples=200)
     assert back.mean == -there.mean
     assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
     assert back.bootstrap == pytest.approx((-there.bootstrap[1], -there.bootstrap[0]))

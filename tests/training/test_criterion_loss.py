@@ -71,7 +71,7 @@ def test_bfloat16_is_computed_in_float32(chunk):
     exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
     stock = label_smoothed_nll_loss((x @ weight.t()).log_softmax(-1, torch.float32), target, 0.1, ignore_index=PAD)
     ours = smoothed_loss(x, weight, target, 0.1, PAD, chunk=chunk)
-    reference = whole(*exact, target, 0.1)
+    reference = whole(exact[0], exact[1], target, 0.1)
     assert [loss.dtype for loss in ours] == [torch.float32] * 2
     of_reference = torch.autograd.grad(reference[0], exact)
     of_ours, of_stock = (torch.autograd.grad(loss, (x, weight)) for loss in (ours[0], stock[0]))
