@@ -77,7 +77,7 @@ def call(execute: Callable[[], int | None], resumable: bool = False) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("fairseq", "fairseq_cli"):
             raise
-        return print_error(compat.NOT_INSTALLED)
+        return print_error("fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2")
     except KeyboardInterrupt:
         print_error("interrupted; the same command resumes where it stopped" if resumable else "interrupted")
         return 130

@@ -18,8 +18,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-NOT_INSTALLED = "fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2"
-
 
 class FairseqFinder(MetaPathFinder):
     """Imports fairseq with hashable dataclasses and patches it afterwards."""
@@ -27,17 +25,13 @@ class FairseqFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of the package ``fairseq``, whose loader patches it; None for every other module.
-
-        Raises:
-            ModuleNotFoundError: fairseq is not installed; the message says how to install it.
-        """
+        """Return the spec of the package ``fairseq``, whose loader patches it; None for every other module."""
         if fullname != "fairseq":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
-        if spec is None or spec.loader is None:
-            raise ModuleNotFoundError(NOT_INSTALLED, name="fairseq")
+        if spec is None or spec.loader is None:  # fairseq is not installed
+            return spec
         original: Callable[[ModuleType], None] = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:

@@ -147,13 +147,17 @@ def test_a_user_dir_registers_the_plugin_though_it_was_imported_before_fairseq()
     assert done.stdout == "True\n", done.stderr
 
 
-def test_a_missing_fairseq_is_named_with_the_way_to_install_it():
+def test_a_missing_fairseq_is_missing_to_python_and_named_by_the_program():
     done = python(
-        "import sys, normplugins\n"
-        "site = [path for path in sys.path if path.endswith('-packages')]\n"
-        "sys.path = [path for path in sys.path if path not in site]\n"
-        "import fairseq"
+        "import sys\n"
+        "from importlib.machinery import PathFinder\n"
+        "from importlib.util import find_spec\n"
+        "find = PathFinder.find_spec\n"
+        "PathFinder.find_spec = lambda name, *place: None if name == 'fairseq' else find(name, *place)\n"
+        "from normplugins.cli import main\n"
+        "print(find_spec('fairseq'), main(['run', 'demo']))\n"
     )
+    assert done.stdout == "None 1\n", done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "ModuleNotFoundError: fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2"
+        "normplugins: fairseq is not installed; install it with: pip install --no-deps fairseq==0.12.2"
     )
