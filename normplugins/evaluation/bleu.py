@@ -18,7 +18,6 @@ from torch import Tensor
 from normplugins.corpora import PreparedCorpus, remove_subwords, wmt14
 from normplugins.corpora.languages import has_spaces
 from normplugins.evaluation.beam_search import BeamSearch, Hypothesis
-from normplugins.evaluation.loading import load_model
 from normplugins.utils.files import read_lines, whole_file
 from normplugins.utils.steps import Echo, progress
 
@@ -31,17 +30,16 @@ Metric = dict[str, Any]
 _HYPHEN_IN_WORD = re.compile(r"(\S)-(\S)")
 
 
-def translate(checkpoint: Path, corpus: PreparedCorpus, search: DictConfig, cpu: bool) -> list[str]:
-    """Translate the test set with the model of a checkpoint; ``cpu`` uses the CPU even if there is a GPU.
+def translate(model: Any, task: Any, corpus: PreparedCorpus, search: DictConfig, name: str) -> list[str]:
+    """Translate the test set with a model in evaluation mode and its fairseq task; the progress shows ``name``.
 
     Returns:
         One line per sentence, in the order of the corpus, with subwords joined: tokens, or plain text if the corpus is
         not tokenized.
     """
-    model, task = load_model(checkpoint, corpus.bin_dir, cpu)
     task.load_dataset("test")
     kind = corpus.manifest["subword"]["kind"]
-    title = f"translating {len(task.dataset('test')):,} sentences with {checkpoint.name}"
+    title = f"translating {len(task.dataset('test')):,} sentences with {name}"
     found = _search(model, task, task.dataset("test"), search, title, print)
     return [remove_subwords(task.target_dictionary.string(hypotheses[0]["tokens"]), kind) for hypotheses in found]
 

@@ -13,9 +13,7 @@ from fairseq.data import data_utils
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normplugins.evaluation.loading import load_model
 from normplugins.utils.errors import UserError
-from normplugins.utils.steps import progress
 
 
 @dataclass(frozen=True)
@@ -104,15 +102,6 @@ def load_test_text(task: Any, bin_dir: Path) -> tuple[Tensor, Tensor]:
     targets = torch.cat([lines[index] for index in range(len(lines))]).long()
     inputs = torch.cat([targets.new_tensor([task.source_dictionary.eos()]), targets[:-1]])
     return inputs, targets
-
-
-def token_logprobs(checkpoint: Path, bin_dir: Path, windows: Windows, cpu: bool) -> NDArray[np.float32]:
-    """Return the natural log-probability of each token of the test text. Raises UserError as :meth:`Windows.check`."""
-    model, task = load_model(checkpoint, bin_dir, cpu)
-    inputs, targets = load_test_text(task, bin_dir)
-    windows.check(model.max_positions())
-    title = f"scoring {len(targets):,} tokens with {checkpoint.name}"
-    return text_logprobs(model, inputs, targets, windows, progress(list(windows.batches(len(targets))), title))
 
 
 @torch.no_grad()

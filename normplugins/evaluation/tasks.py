@@ -18,10 +18,11 @@ from torch import Tensor
 from normplugins.corpora import ParallelCorpus, RunningText
 from normplugins.corpora.languages import has_spaces
 from normplugins.evaluation import bleu, perplexity
+from normplugins.evaluation.loading import load_model
 from normplugins.models.language_model_config import future_label
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import read_lines, whole_file, write_text
-from normplugins.utils.steps import step
+from normplugins.utils.steps import progress, step
 
 Metrics = dict[str, dict[str, Any]]
 
@@ -105,13 +106,14 @@ class Translation(_RunTask):
     ) -> tuple[dict[str, Metrics], dict[str, float]]:
         """Translate and score the test set, and write the file ``output`` with one translation per line.
 
-        Returns metrics by test set and name, as they are stored in a record, and the speed; both are empty with
-        ``evaluate.translate=false``.
+        Returns metrics by test set and name, as they are stored in a record, and the speed, without the time that
+        loading the model takes; both are empty with ``evaluate.translate=false``.
         """
         if not config.evaluate.translate:
             return {}, {}
+        model, task = load_model(checkpoint, corpus.bin_dir, config.common.cpu)
         begun = time.perf_counter()
-        lines = bleu.translate(checkpoint, corpus, config.evaluate, config.common.cpu)
+        lines = bleu.translate(model, task, corpus, config.evaluate, checkpoint.name)
         seconds = time.perf_counter() - begun
         write_text(output, lines)
         speed = {"seconds": round(seconds, 1), "sentences_per_second": round(len(lines) / seconds, 2)}
@@ -188,8 +190,12 @@ class LanguageModeling(_RunTask):
         subwords.
         """
         how, test = windows(config), corpus.manifest["counts"]["test"]
+        model, task = load_model(checkpoint, corpus.bin_dir, config.common.cpu)
+        inputs, targets = perplexity.load_test_text(task, corpus.bin_dir)
+        how.check(model.max_positions())
+        batches = progress(list(how.batches(len(targets))), f"scoring {len(targets):,} tokens with {checkpoint.name}")
         begun = time.perf_counter()
-        logprobs = perplexity.token_logprobs(checkpoint, corpus.bin_dir, how, config.common.cpu)
+        logprobs = perplexity.text_logprobs(model, inputs, targets, how, batches)
         seconds = time.perf_counter() - begun
         with whole_file(output) as temporary, temporary.open("wb") as file:
             np.save(file, logprobs)

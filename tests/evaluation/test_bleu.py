@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from normplugins.corpora import corpus_config, prepare
 from normplugins.corpora.tokenizer import detokenize
 from normplugins.evaluation.bleu import TEST_SETS, bleu, score, split_compounds, translate, write_translations
+from normplugins.evaluation.loading import load_model
 from normplugins.evaluation.tasks import run_task
 from normplugins.training import checkpoints
 from normplugins.utils.files import write_lines
@@ -49,9 +50,10 @@ SEARCH = OmegaConf.create(
 
 def test_translations_are_in_the_order_of_the_corpus(trained, corpus):
     """Batches are made by length: few sentences a batch must give the same lines as all in one."""
-    together = translate(trained.directory / checkpoints.LAST, corpus, SEARCH, cpu=True)
+    model, task = load_model(trained.directory / checkpoints.LAST, corpus.bin_dir, cpu=True)
+    together = translate(model, task, corpus, SEARCH, "test")
     small = OmegaConf.merge(SEARCH, {"max_tokens": 120})
-    assert together == translate(trained.directory / checkpoints.LAST, corpus, small, cpu=True)
+    assert together == translate(model, task, corpus, small, "test")
     assert len(together) == 20
     assert not any("@@" in line for line in together)
 

@@ -9,7 +9,8 @@ from fairseq import checkpoint_utils
 from hypothesis import given
 from hypothesis import strategies as st
 
-from normplugins.evaluation.perplexity import Windows, perplexity, token_logprobs
+from normplugins.evaluation.loading import load_model
+from normplugins.evaluation.perplexity import Windows, load_test_text, perplexity, text_logprobs
 from normplugins.utils.errors import UserError
 from tests.helpers.runs import eval_lm
 
@@ -88,9 +89,10 @@ def token_by_token(run, segment, context):
 @pytest.mark.parametrize(("segment", "context"), [(8, 3), (20, 0), (500, 100)])
 def test_equal_to_the_definition(segment, context, transformer_lm, made_up_text):
     (transformer_lm.folder / "test.txt").write_text((made_up_text / "ptb.test.txt").read_text())
-    path = transformer_lm.directory / "checkpoint_best.pt"
+    model, task = load_model(transformer_lm.directory / "checkpoint_best.pt", bin_dir(transformer_lm), cpu=True)
+    inputs, targets = load_test_text(task, bin_dir(transformer_lm))
     windows = Windows(segment, context, 4)
-    got = token_logprobs(path, bin_dir(transformer_lm), windows, cpu=True)
+    got = text_logprobs(model, inputs, targets, windows, windows.batches(len(targets)))
     expected = token_by_token(transformer_lm, segment, context)
     assert len(expected) == transformer_lm.record["corpus"]["counts"]["test"]["tokens"]
     np.testing.assert_allclose(got, expected, atol=2e-5)
