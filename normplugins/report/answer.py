@@ -42,11 +42,13 @@ EFFECTS = {"better": "a better score", "worse": "a worse score", "equivalent": f
 RULE = (
     "Scores are tokenized BLEU on lower-cased text, on all four test sets together. The scored model is the mean of "
     "the last five epochs' checkpoints. The intervals are 95 % intervals over seeds and sentences, not adjusted. "
-    "Holm's method adjusts p, separately for the six confirmatory and the six exploratory contrasts; for a complete "
-    "contrast, it counts every incomplete one as p = 1. The verdicts apply to this corpus and this small model. "
+    "Holm's method adjusts p, separately for the six confirmatory and the six exploratory contrasts{incomplete}. The "
+    "verdicts apply to this corpus and this small model. "
     "[docs/norms.md](../docs/norms.md) explains the norms. The [protocol](../docs/protocol.md) says how a verdict is "
     "reached, and which of its rules were made after scores were known."
 )
+INCOMPLETE = "; for a complete contrast, it counts every incomplete one as p = 1"
+"""How Holm's method counts contrasts whose runs are not all published."""
 RELEASED = Contrast("bn_released", "ln")
 """BN as released is most likely the BN of the paper; the protocol has no contrast of it with LN."""
 
@@ -78,7 +80,7 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
         worse,
         _others(others),
         _checkpoints(findings),
-        RULE,
+        RULE.format(incomplete="" if all(each.complete for each in primary) else INCOMPLETE),
     ]
 
 
@@ -120,7 +122,7 @@ def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
     decided = sum(each.decided and each.final for each in primary)
     verdicts = f"Contrasts: {complete} of {len(primary)} complete, {decided} decided."
     if not progress.left:
-        return f"No planned run is left: {runs}. {verdicts}"
+        return f"**The answer is complete:** {runs}. {verdicts}"
     most = max(each.seeds for each in primary)
     seeds = f" No contrast has more than {most} seed{'' if most == 1 else 's'} yet." if most < SPREAD_SEEDS else ""
     return f"**The answer is incomplete:** {runs}. {verdicts}{seeds}"
@@ -179,9 +181,14 @@ def agreement(found: Finding) -> str:
         return "The direction is the opposite of the one that the paper reports."
     if "equivalent" in parts:
         return f"The paper reports a difference of {MARGIN} BLEU or more on its corpora."
-    low, high = found.difference.interval if found.difference else (0.0, 0.0)
-    both = f": the interval contains both 0 and the paper's +{MARGIN}" if claimed == "better" else ""
-    return f"This neither confirms nor contradicts the paper{both if low < 0 < MARGIN < high else ''}."
+    reason = ""
+    if found.difference:
+        low, high = found.difference.interval
+        if claimed == "better" and low < 0 < MARGIN < high:
+            reason = f": the interval contains both 0 and the paper's +{MARGIN}"
+        elif found.difference.p < significance.LEVEL <= found.p_adjusted:
+            reason = f": p is below {significance.LEVEL} only before Holm's adjustment"
+    return f"This neither confirms nor contradicts the paper{reason}."
 
 
 def _statistics_of_bn(probe: pd.DataFrame) -> str:

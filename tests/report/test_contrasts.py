@@ -157,7 +157,10 @@ def test_what_contradicts_the_paper_is_said_as_what_agrees(results: Path) -> Non
     assert "The paper reports a difference of 0.4 BLEU or more" in answer.describe_verdict(same)
     undecided = replace(by_name["PN - LN"], verdict="undecided", p_adjusted=0.5, seeds_needed=20)
     assert answer.describe_verdict(undecided).startswith("Undecided so far. PN - LN: ")
-    assert answer.describe_verdict(undecided).endswith("This neither confirms nor contradicts the paper.")
+    said = "This neither confirms nor contradicts the paper"
+    assert answer.describe_verdict(undecided).endswith(f"{said}: p is below 0.05 only before Holm's adjustment.")
+    never_small = replace(undecided, difference=replace(undecided.difference, p=0.3))
+    assert answer.describe_verdict(never_small).endswith(f"{said}.")
 
 
 def test_the_table_has_the_differences_without_the_brevity_penalty_and_counts_mixed_pairs(results: Path) -> None:
