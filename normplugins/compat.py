@@ -25,13 +25,19 @@ class FairseqFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of the package ``fairseq``, whose loader patches it; None for every other module."""
+        """Return the spec of the package ``fairseq``, whose loader patches it; None for every other module.
+
+        Raises:
+            ModuleNotFoundError: instead of fairseq there is a folder of that name, which Python would import.
+        """
         if fullname != "fairseq":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
-        if spec is None or spec.loader is None:  # fairseq is not installed
-            return spec
+        if spec is None:  # fairseq is not installed
+            return None
+        if spec.loader is None:  # only a folder of that name, such as a clone of fairseq's repository
+            raise ModuleNotFoundError("fairseq is not installed: the folder 'fairseq' is not a package", name="fairseq")
         original: Callable[[ModuleType], None] = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:

@@ -147,6 +147,16 @@ def test_a_user_dir_registers_the_plugin_though_it_was_imported_before_fairseq()
     assert done.stdout == "True\n", done.stderr
 
 
+def test_a_folder_named_fairseq_is_not_the_package(tmp_path):
+    (tmp_path / "fairseq" / "fairseq").mkdir(parents=True)  # as a clone of its repository
+    done = python(
+        "import sys\n"
+        f"sys.path = [{str(tmp_path)!r}, *(path for path in sys.path if not path.endswith('-packages'))]\n"
+        "import normplugins, fairseq"
+    )
+    assert done.stderr.splitlines()[-1].startswith("ModuleNotFoundError: fairseq is not installed")
+
+
 def test_a_missing_fairseq_is_missing_to_python_and_named_by_the_program():
     done = python(
         "import sys\n"

@@ -58,7 +58,8 @@ def _members(path: Path) -> Iterator[Iterator[_Member]]:
     try:
         refuse_stream(path)
         yield _zip_members(path) if zipfile.is_zipfile(path) else _tgz_members(path)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, OSError) as error:
+    # RuntimeError: a zip file has an encrypted member, or one that is packed in an unknown way
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, OSError) as error:
         raise UserError(f"{path} is truncated or not a .tgz or .zip archive ({error}); get it again") from None
 
 

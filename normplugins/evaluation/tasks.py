@@ -79,7 +79,7 @@ class Translation(_RunTask):
         if config.evaluate.split_compounds and not has_spaces(config.corpus.target):
             raise UserError(
                 f"evaluate.split_compounds=true splits hyphenated words, and {config.corpus.target} is written without "
-                "blanks: set it to false"
+                "spaces: set it to false"
             )
 
     def check_corpus(self, config: DictConfig, corpus: Any) -> None:

@@ -49,6 +49,7 @@ RULE = (
 )
 INCOMPLETE = "; for a complete contrast, it counts every incomplete one as p = 1"
 """How Holm's method counts contrasts whose runs are not all published."""
+BEFORE_HOLM = f"p is below {significance.LEVEL} only before Holm's adjustment"
 RELEASED = Contrast("bn_released", "ln")
 """BN as released is most likely the BN of the paper; the protocol has no contrast of it with LN."""
 
@@ -110,7 +111,7 @@ def without_penalty(finding: Finding, scores: pd.DataFrame) -> str:
 
 def _of_length(finding: Finding, scores: pd.DataFrame) -> str:
     difference = without_penalty(finding, scores)
-    return f" Without BLEU's penalty for short translations, the difference is {difference}." if difference else ""
+    return f" Without BLEU's penalty for short translations, the difference is {difference} BLEU." if difference else ""
 
 
 def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
@@ -185,10 +186,15 @@ def agreement(found: Finding) -> str:
     if found.difference:
         low, high = found.difference.interval
         if claimed == "better" and low < 0 < MARGIN < high:
-            reason = f": the interval contains both 0 and the paper's +{MARGIN}"
-        elif found.difference.p < significance.LEVEL <= found.p_adjusted:
-            reason = f": p is below {significance.LEVEL} only before Holm's adjustment"
+            reason = f": the interval contains both 0 and +{MARGIN} BLEU, the paper's gain on IWSLT14"
+        elif small_only_before_holm(found):
+            reason = f": {BEFORE_HOLM}"
     return f"This neither confirms nor contradicts the paper{reason}."
+
+
+def small_only_before_holm(found: Finding) -> bool:
+    """Whether Holm's method leaves a contrast undecided that is significant by itself."""
+    return found.difference is not None and found.difference.p < significance.LEVEL <= found.p_adjusted
 
 
 def _statistics_of_bn(probe: pd.DataFrame) -> str:
@@ -215,12 +221,16 @@ def _parts(by_name: Mapping[str, Finding]) -> str:
     return f"**Which part of PN matters, running statistics or group scaling?** {' '.join(effects)}"
 
 
-def _short_runs(results: Path) -> str:
-    """Return what group scaling changes in the runs of half the epochs; "" without them."""
+def scaling_in_short_runs(results: Path) -> list[Finding]:
+    """Return what group scaling changes in the runs of half the epochs, for PN and for PN as written."""
     plan = Plan.named(NU_BOUND)
     scaled, plain, written_scaled, written = (cell for _, cell in plan.cells)
-    contrasts = [Contrast(scaled, plain), Contrast(written_scaled, written)]
-    found = find(results, contrasts=contrasts, plan=plan)
+    return find(results, contrasts=[Contrast(scaled, plain), Contrast(written_scaled, written)], plan=plan)
+
+
+def _short_runs(results: Path) -> str:
+    """Return :func:`scaling_in_short_runs` in sentences; "" without these runs."""
+    found = scaling_in_short_runs(results)
     if not all(each.difference for each in found):
         return ""
     said = "; ".join(
@@ -229,7 +239,8 @@ def _short_runs(results: Path) -> str:
     )
     return (
         "The runs of the plan [nu_bound](#multi30k-nu_bound) train for half the epochs, and no protocol was written "
-        f"before them. With group scaling minus without it, {said}."
+        "before them. In these runs, with group scaling minus without it (p adjusted over the two differences), "
+        f"{said}."
     )
 
 
@@ -251,7 +262,8 @@ def _checkpoints(findings: Findings) -> str:
     if not first:
         return "**Does the choice of the checkpoint matter?** No contrast has all its pairs yet."
     shown = ", ".join(
-        f"{format_interval(each)} with the {name} checkpoint" for name, each in zip(CHECKPOINTS, first, strict=True)
+        f"{format_interval(each, ' BLEU')} with the {name} checkpoint"
+        for name, each in zip(CHECKPOINTS, first, strict=True)
     )
     text = f"**Does the choice of the checkpoint matter?** {first[0].contrast.name}: {shown}."
     if others:

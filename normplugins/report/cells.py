@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from normplugins.evaluation.student import interval_of_mean
-from normplugins.report.records import CELL, WHOLE_TEST_SET
+from normplugins.report.records import CELL, WHOLE_TEST_SET, distinct
 
 SPREAD_SEEDS = 3
 """The smallest number of seeds for which a standard deviation is reported."""
@@ -96,7 +96,7 @@ class Cell:
 
     def each(self, column: str) -> str:
         """Return the distinct texts of a column of the runs."""
-        return "; ".join(dict.fromkeys(self.runs[column]))
+        return distinct(self.runs[column])
 
 
 def mean_and_spread(scores: Sequence[float] | pd.Series[Any]) -> str:

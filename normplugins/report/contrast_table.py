@@ -6,6 +6,7 @@ from normplugins.report import answer
 from normplugins.report.answer import Findings
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED
+from normplugins.report.records import distinct
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
 
@@ -56,8 +57,8 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         notes.append(
             f"*Seeds to find {MARGIN}*: the number of seeds with which an unadjusted test finds a true difference of "
             f"{MARGIN} BLEU with a power of 80 %; an adjusted test needs more. The number does not say when the "
-            f"measured difference will be decided. It is a rough estimate: the variance between {SPREAD_SEEDS} seeds "
-            "may be several times too large or too small."
+            f"measured difference will be decided. With {SPREAD_SEEDS} seeds it is a rough estimate: the variance "
+            "between them may be several times too large or too small."
         )
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
@@ -90,9 +91,10 @@ def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
     pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
              for seed in each.difference.seeds]  # fmt: skip
     runs = ended.set_index(["variant", "seed"])
+    # a run that was resumed on another processor has two of them, and differs from every other run
     processors, threads = (
-        sum(runs[column][one.system, seed] != runs[column][one.baseline, seed] for one, seed in pairs)
-        for column in ("hardware", "threads")
+        sum(len({*distinct(used[[(one.system, seed), (one.baseline, seed)]]).split("; ")}) > 1 for one, seed in pairs)
+        for used in (runs["hardware"], runs["threads"])
     )
     return (
         f"In {processors} of {len(pairs)} pairs the two runs used different processors, and in {threads} different "

@@ -76,4 +76,4 @@ def _links(runs: Mapping[str, Iterable[int]]) -> str:
         paths = {seed: published_path(Path(), EXPERIMENT, cell, seed).with_suffix(".md") for seed in sorted(seeds)}
         links = ", ".join(f"[{seed}](<{path.as_posix()}>)" for seed, path in paths.items())
         texts += [f"{cell} seed {links}"] if links else []
-    return f"Runs: {'; '.join(texts)}."
+    return f"Runs: {'; '.join(texts)}." if texts else ""

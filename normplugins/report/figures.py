@@ -16,6 +16,7 @@ from normplugins.report import style
 from normplugins.report.cells import COMPARED_WITH, Cell, group, references
 from normplugins.report.probe_table import seed_numbers
 from normplugins.report.readings import MODELS
+from normplugins.report.records import distinct
 
 TITLES = {"train_curve": "training loss", "valid_curve": "validation loss"}
 KINDS = ("losses", "differences")
@@ -189,7 +190,7 @@ def _notes(cells: Sequence[Cell], shown: Sequence[Cell], reference: str) -> list
     notes = [f"{gray}{seeds}{paired}{smoothed}", "losses of the first tenth of the training may lie outside the axes"]
     sizes = zip(runs["train_size"], runs["note"], strict=True)
     texts = dict.fromkeys(size + (f" ({note})" if note else "") for size, note in sizes)
-    notes.append("; ".join(filter(None, [*texts, *dict.fromkeys(runs["hardware"])])))
+    notes.append("; ".join(filter(None, [*texts, distinct(runs["hardware"])])))
     if budget := runs["budget"].iloc[0]:
         span = dict.fromkeys(f"{updates:,.0f}" for updates in (runs["updates"].min(), runs["updates"].max()))
         notes.append(f"shortened to {' to '.join(span)} updates (budget={budget})")

@@ -81,8 +81,9 @@ def pre_norm(results: Path, stack: str) -> tuple[str, str]:
     spread.index = pd.Index([f"{norm}, {layers} layers" for norm, layers in spread.index])
     shown = spread[["pre", "post"]].add_suffix("-norm")
     return (UNDECIDED if table["seeds"].min() < SPREAD_SEEDS else verdict), (
-        f"For each model, the table has the largest gradient of a layer of the {stack} divided by the smallest, at "
-        f"initialization (means of {table['seeds'].min()} initializations, {table['width'].min()} channels, random "
+        f"For each model, the table compares the layers of the {stack} by the norm of the gradient of their second "
+        "feed-forward weight: the largest norm divided by the smallest, at initialization "
+        f"(means of {table['seeds'].min()} initializations, {table['width'].min()} channels, random "
         f"sentences). The ratio is smaller with pre-norm in {smoother} of {len(spread)} models.\n\n"
         f"{numbers_table('model', shown, '{:.2f}')}\n\n[Figure]({FIGURE}.png), [{TABLE}]({TABLE})"
     )

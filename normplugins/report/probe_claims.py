@@ -66,11 +66,12 @@ def bounded(evidence: Evidence) -> tuple[str, str]:
         "near 1, and can grow if m stays above 20. In all runs of PN, ν and the gradients are "
         f"{'finite at all' if finite else 'not finite at some'} measured updates{also}. The claim holds if, in three "
         f"seeds of each cell of the plan {NU_BOUND}, the largest ‖ν‖ of all norms and updates is not larger than the "
-        "largest ‖Λ_B‖ of the probed updates, which are eight per decade. The table has the highest ratio of the two "
-        f"over the seeds, and the largest gradient from update {probe_table.EARLY} on. The verdict covers these runs; "
-        "a bound for every input would need a proof.\n\n"
+        "largest ‖Λ_B‖ of the probed updates, which are eight per decade. For each cell, the table has the ratio of "
+        "the seed where it is highest. It also has the largest ‖∂L/∂x‖ from update "
+        f"{probe_table.EARLY} on, for comparison: the Frobenius norm for one batch, whose loss L is in nats and summed "
+        "over its target tokens. The verdict covers these runs; a bound for every input would need a proof.\n\n"
         f"{numbers_table('cell', pd.DataFrame(rows).T, '{:#.3g}')}\n\n"
-        f"[Figure](figures/pn-backward.png). {evidence.links(*rows)}"
+        f"[Figure](figures/pn-backward.png). {evidence.links(*every)}"
     )
 
 
@@ -97,11 +98,12 @@ def averages(evidence: Evidence) -> tuple[str, str]:
     intervals = "; ".join(f"{norm}: {low:+.3f} to {high:+.3f}" for norm, (low, high) in known.items())
     return so_far(verdict, evidence.complete("bn", "pnv")), (
         "The claim is about the distance between the statistics of a batch and the running statistics, divided by the "
-        f"size of the running statistics. With {SPREAD_SEEDS} or more seeds of a norm, the change of this distance "
-        "during training has a 95 % interval over seeds. The claim holds if the intervals of both norms are below 0, "
-        "and does not hold if one of them is above 0. The table has the mean distance before and after update "
-        f"{settled:,}, where the learning rate's warmup ends. It begins at update {probe_table.EARLY}, because earlier "
-        "running statistics still contain their initial values. The statistics of a finite batch differ from those of "
+        "size of the running statistics: the standard deviations of BN, and the quadratic means ψ of PN-V. The change "
+        f"of this distance during training gets a 95 % interval over the seeds of a norm, if it has {SPREAD_SEEDS} or "
+        "more. The claim holds if the intervals of both norms are below 0, and does not hold if one of them is above "
+        f"0. The table has the mean distance before and after update {settled:,}, where the learning rate's warmup "
+        f"ends. The first mean begins at update {probe_table.EARLY}, because earlier running statistics still contain "
+        "their initial values. The statistics of a finite batch differ from those of "
         "all text, so the distance cannot fall to 0. The loss gap is the validation loss with running statistics minus "
         f"the loss with the statistics of each validation batch, as the mean from update {settled:,} on. Intervals of "
         f"the change: {intervals or 'none with so few seeds'}.\n\n"

@@ -32,7 +32,8 @@ SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
 NO_RUN = {
     **dict.fromkeys(["cut", "note", "train_size", "stopped_by", "subwords", "hardware", "machine", "version"], ""),
-    **dict.fromkeys(["updates", "wall_seconds", "valid_ppl", "threads"], math.nan),
+    **dict.fromkeys(["updates", "wall_seconds", "valid_ppl"], math.nan),
+    "threads": "",
     **{"unigram": (), "label_smoothing": 0.0},
 }
 """What is known of a run that diverged if its cell has no completed run."""
@@ -76,7 +77,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         ended=("diverged", lambda reasons: int((reasons == "").sum())),
         updates_min=("updates", "min"),
         updates_max=("updates", "max"),
-        hardware=("hardware", lambda names: "; ".join(dict.fromkeys(filter(None, names)))),
+        hardware=("hardware", distinct),
     )
     scores = results.groupby([*CELL, *SCORE], sort=False).agg(
         mean=("value", "mean"), deviation=("value", "std"), seeds=("value", "count")
@@ -84,6 +85,11 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     summary = scores.reset_index().merge(seeds.reset_index(), on=CELL, how="left")
     summary.loc[summary["seeds"] < summary["ended"], ["mean", "deviation"]] = math.nan
     return summary.drop(columns="ended")
+
+
+def distinct(texts: Iterable[str]) -> str:
+    """Return the different parts of texts such as ``A; B``, separated in the same way."""
+    return "; ".join(dict.fromkeys(part for text in texts if text for part in text.split("; ")))
 
 
 def norm_rank(norm: str) -> tuple[int, str]:
@@ -138,7 +144,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"variant {variant!r} does not begin with norm {norm!r}")
     training, corpus, config = record["training"], record["corpus"], record["config"]
     calls = (record, *record.get("later", []))  # a run may be resumed on another machine
-    hardware = "; ".join(dict.fromkeys(machine_names(call["hardware"])[0] for call in calls))
+    hardware = distinct(machine_names(call["hardware"])[0] for call in calls)
     ppls = [_number(point["ppl"]) for point in record["curves"]["valid"] if point.get("ppl") is not None]
     ppl, label = record["metrics"].get("ppl"), str(record.get("label") or "")
     seen = "causal:no" in str(ppl.get("signature")).split("|") if ppl else label.startswith("not causal")
@@ -166,7 +172,7 @@ def _run(record: dict[str, Any]) -> dict[str, Any]:
         "subwords": str(corpus.get("subword", {}).get("kind", "")),
         "hardware": hardware,
         "machine": machine_names(record["hardware"])[1],
-        "threads": int(record["hardware"]["threads"]),
+        "threads": distinct(str(int(call["hardware"]["threads"])) for call in calls),
         "version": str(record.get("versions", {}).get("normplugins", "")),
         "label_smoothing": float(config.get("criterion.label_smoothing") or 0),
         "train_curve": _curve(record["curves"]["train"]),

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from normplugins.report import style
-from normplugins.report.answer import describe_difference
+from normplugins.report.answer import BEFORE_HOLM, describe_difference, small_only_before_holm
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, so_far
-from normplugins.report.evidence import FAILS, HOLDS, Evidence, links_of_pairs
+from normplugins.report.evidence import FAILS, HOLDS, OPEN, Evidence, links_of_pairs
 from normplugins.report.plans import Plan, experiment_setting
 from normplugins.report.records import WHOLE_TEST_SET
 
@@ -133,14 +133,16 @@ def weight_decay(evidence: Evidence) -> tuple[str, str]:
     matched, alone = evidence.compare(WEIGHT_DECAY, [(decayed, control), (decayed, plain)])
     if matched.difference is None:
         return NOT_RUN, "No seed has both the run with weight decay and its control with a matched learning rate."
-    verdict = {"equivalent": HOLDS, "better": FAILS, "worse": FAILS}.get(matched.parts[-1], UNDECIDED)
+    verdict = {"equivalent": HOLDS, "better": OPEN, "worse": OPEN}.get(matched.parts[-1], UNDECIDED)
     if verdict == HOLDS and not {"better", "worse"} & {*alone.parts}:
         verdict = UNDECIDED  # weight decay has shown no effect that the control could explain
     return so_far(verdict, matched.final and alone.final), (
-        f"Weight decay minus the control with a matched learning rate: {describe_difference(matched)}. Weight decay "
-        f"minus the unchanged recipe: {describe_difference(alone)}. The claim holds if weight decay and its control "
-        "are equivalent, and weight decay differs from the unchanged recipe. "
-        f"{links_of_pairs(matched, alone)}"
+        f"`{decayed}` minus the control with a matched learning rate, `{control}`: {describe_difference(matched)}. "
+        f"`{decayed}` minus the unchanged recipe, `{plain}`: {describe_difference(alone)}. "
+        f"{f'The rule decides nothing, because {BEFORE_HOLM}. ' if small_only_before_holm(matched) else ''}"
+        "The claim holds if weight decay and its control are equivalent, and weight decay differs from the unchanged "
+        "recipe. If weight decay differs from its control, the claim stays open, because the control only matches the "
+        f"mean of the learning rate. {links_of_pairs(matched, alone)}"
     )
 
 

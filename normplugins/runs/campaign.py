@@ -109,7 +109,10 @@ def _read(path: Path, results: Path) -> Iterator[Planned]:
     @cache
     def composed(experiment: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
         if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
-            raise UserError(f"{path}: '{fixed[0]}' cannot be set in a plan: the campaign sets it for each run")
+            raise UserError(
+                f"{path}: '{fixed[0]}' cannot be set in a plan: it names experiments and seeds, and each run completes "
+                "its own folder"
+            )
         config = compose_config(experiment, overrides)
         check(config)
         return config, dict(flatten(config))

@@ -46,7 +46,7 @@ def audit_causality(directory: Path, results: Path, draws: int, segments: int) -
     segment = int(config.task.tokens_per_sample)
     whole = len(text) // segment
     if segment < 2:
-        raise UserError("segments of one token have no future: set task.tokens_per_sample to at least 2")
+        raise UserError("segments of one token have no future: train a run with task.tokens_per_sample=2 or more")
     if not whole:
         raise UserError(f"the test text has {len(text):,} tokens, and a segment has {segment}")
     limits = [config.dataset.batch_size, config.dataset.max_tokens and config.dataset.max_tokens // segment]

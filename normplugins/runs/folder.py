@@ -82,8 +82,9 @@ def clear(directory: Path) -> None:
         raise UserError(f"{directory} holds files, but no run ({CONFIG} is missing): force=true does not delete them")
     for name in ("wandb", EVENTS, ENGINES):
         shutil.rmtree(directory / name, ignore_errors=True)
+    saved = ("checkpoint*.pt*", ".checkpoint*.pt.tmp", "crash.pt")  # the second: a killed process was writing it
     outputs = [name for task in RUN_TASKS.values() for name in task.OUTPUTS]
-    for pattern in ("checkpoint*.pt*", "crash.pt", RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
+    for pattern in (*saved, RECORD, SCORES, PROVENANCE, WANDB_ID, *outputs, LOG, CONFIG):
         for path in directory.glob(pattern):  # the config last, because a folder without it cannot be cleared
             path.unlink()
     if job:
@@ -116,7 +117,7 @@ def save_or_check_config(directory: Path, config: DictConfig) -> None:
     elif changed:
         raise UserError(
             f"{directory} holds a run with other settings ({'; '.join(changed[:5])}). "
-            "Set another run_dir=..., or delete that run and start again with force=true"
+            "Set another run_dir=..., or force=true, which deletes that run and starts again"
         )
 
 

@@ -161,7 +161,7 @@ def change(config: DictConfig, overrides: Sequence[str], task: RunTask) -> str |
     for override in overrides:
         if "=" not in override or override.partition("=")[0] not in changeable:
             raise UserError(
-                f"'{override}' does not change how a trained run is scored. These keys do: {', '.join(changeable)}"
+                f"'{override}' cannot be set for a trained run. Give KEY=VALUE with a key of: {', '.join(changeable)}"
             )
     try:
         for parsed in parse_overrides(hydra_overrides(overrides)):

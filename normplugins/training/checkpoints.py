@@ -117,18 +117,18 @@ def save(trainer: Trainer, path: Path, extra_state: dict[str, Any], also: Sequen
 def write(state: dict[str, Any], path: Path, also: Sequence[str] = ()) -> None:
     """Write a checkpoint to ``path`` and link it, or copy it if the file system has no links, to the names in ``also``.
 
-    Each of these steps is atomic. The folder is created if needed. The checkpoint is sealed: :func:`load` finds any
-    change to its content.
+    Each of these steps is atomic, and replaces a symbolic link, not the checkpoint that it points to. The folder is
+    created if needed. The checkpoint is sealed: :func:`load` finds any change to its content.
 
     Raises:
         UserError: the disk is full or cannot be written; an earlier file of this name is unchanged.
     """
     seal(state)
     try:
-        with whole_file(path) as temporary, temporary.open("wb") as file:
+        with whole_file(path, follow=False) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
         for name in also:
-            with whole_file(path.with_name(name)) as temporary:
+            with whole_file(path.with_name(name), follow=False) as temporary:
                 try:
                     os.link(path, temporary)
                 except OSError:

@@ -115,7 +115,7 @@ FairseqFusedAdam.__name__ = FairseqAdam.__name__
 def check_adam(cfg: Any) -> None:
     """Raise UserError for settings with which fairseq's ``adam``, or our ``fused_adam``, cannot train."""
     if getattr(cfg, "fp16_adam_stats", False):
-        raise UserError("optimizer.fp16_adam_stats=true is not supported: the state of Adam is always in float32")
+        raise UserError("optimizer.fp16_adam_stats=true is not supported: leave it out")
     for name in ("use_old_adam", "tpu") if cfg._name == "fused_adam" else ():
         if getattr(cfg, name, False):
             raise UserError(f"optimizer.{name}=true is not supported by fused_adam")

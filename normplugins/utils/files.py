@@ -170,11 +170,11 @@ def whole_folder(folder: Path, key: str = "", resumable: Callable[[Path], bool] 
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, follow: bool = True) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block succeeds, and is removed otherwise.
 
-    If ``path`` is a symbolic link, the file it points to is replaced. A FIFO or a device is yielded itself, and written
-    directly.
+    If ``path`` is a symbolic link, the file it points to is replaced; without ``follow``, the link itself. A FIFO or a
+    device is yielded itself, and written directly.
     """
     with disk_errors(path):
         if path.is_dir():
@@ -182,7 +182,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             yield path
             return
-        target = Path(os.path.realpath(path))
+        target = Path(os.path.realpath(path)) if follow else path
         temporary = target.with_name(f".{target.name}.tmp")
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)  # a killed process may have left a link to another file

@@ -50,3 +50,15 @@ def test_another_address_takes_the_place_of_the_published_ones(url: str, monkeyp
     monkeypatch.setattr("normplugins.corpora.base.fetch", lambda name, addresses, *_: asked.append(addresses))
     config("wikitext2", url=url).fetch_files(Path("raw"), quiet)
     assert asked == [["https://host/files/wikitext-2-v1.zip"]]
+
+
+@pytest.mark.parametrize("name", ["iwslt14", "multi30k", "ptb", "wikitext2", "wmt14"])
+def test_a_published_file_has_several_addresses_which_are_tried_in_turn(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, list[str]] = {}
+    monkeypatch.setattr("normplugins.corpora.base.fetch", lambda file, addresses, *_: asked.update({file: addresses}))
+    corpus = config(name)
+    corpus.fetch_files(Path("raw"), quiet)
+    assert asked == {file: [*addresses] for file, addresses in corpus.addresses().items()}
+    assert all(len({*addresses}) > 1 for addresses in asked.values())

@@ -185,7 +185,7 @@ def test_what_a_killed_call_left_is_not_mixed_with_other_text(tmp_path: Path) ->
     kill_at(*POINTS["the third chunk of tokens"][:2], lambda: prepare(custom(folder), root, quiet))
     (folder / "train.de").write_bytes((folder / "train.de").read_bytes().replace(b"Haus", b"Heim"))
     prepared = prepare(custom(folder), root, said.append)
-    assert "going on" not in "\n".join(said)
+    assert "resuming" not in "\n".join(said)
     assert tree(prepared.folder) == tree(prepare(custom(folder), tmp_path / "fresh", quiet).folder)
 
 

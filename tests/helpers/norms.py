@@ -61,16 +61,17 @@ def replay(norm: nn.Module, vectors: "np.lib.npyio.NpzFile", names: tuple[str, .
 
     def close(got: Tensor, want: "np.ndarray", what: str) -> None:
         torch.testing.assert_close(
-            got, torch.from_numpy(want), rtol=0, atol=1e-9, msg=lambda m: f"step {s}, {what}: {m}"
+            got.cpu(), torch.from_numpy(want), rtol=0, atol=1e-9, msg=lambda m: f"step {s}, {what}: {m}"
         )
 
     norm.double()
+    device = next(norm.parameters()).device
     set_affine(norm, torch.from_numpy(vectors["weight"]), torch.from_numpy(vectors["bias"]))
     recorded = {key: vectors[key] for key in ("x", "g", "mask", "y", "gx", "gw", "gb", *names)}
     padded, mask = bool(vectors["meta_padded"]), None
     for s in range(len(recorded["x"])):
-        mask = torch.from_numpy(recorded["mask"][s]) if padded else None
-        x, g = torch.from_numpy(recorded["x"][s]), torch.from_numpy(recorded["g"][s])
+        mask = torch.from_numpy(recorded["mask"][s]).to(device) if padded else None
+        x, g = (torch.from_numpy(recorded[name][s]).to(device) for name in ("x", "g"))
         done = step(norm, x, mask, g)
         for what in ("y", "gx", "gw", "gb"):
             close(getattr(done, what), recorded[what][s], what)

@@ -205,11 +205,25 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
         in text
     )
     assert "Group scaling: not run." in text
-    assert f"translations, the difference is {rows['PN - LN']['without penalty']}." in text
+    assert f"translations, the difference is {rows['PN - LN']['without penalty']} BLEU." in text
     assert "scales each token first. BN as released - LN: not run" in text
     assert "In 13 of 13 runs, the last epoch has the lowest validation loss" in text
     assert "Of 14 runs, 1 diverged and 13 stopped early." in text
     assert (results / "contrasts.csv").read_text(encoding="utf-8").count("\n") == 1 + 3 * len(CONTRASTS)
+
+
+@pytest.mark.slow
+def test_the_answer_is_complete_with_all_planned_runs(results: Path) -> None:
+    for (_, cell), seeds in Plan.named("multi30k").cells.items():
+        for seed in seeds:
+            put_translated(results, cell, seed, {1: seed})
+    findings, probe = found_by_checkpoint(results), probe_table(results)
+    text = " ".join(answer.sentences(results, findings, read_results(results), probe))
+    assert re.match(
+        r"\*\*The answer is complete:\*\* (\d+) of \1 planned runs .* (\d+) of \2 complete, \2 decided\.", text
+    )
+    assert "incomplete" not in text
+    assert "so far" not in text
 
 
 @pytest.mark.slow
@@ -218,11 +232,11 @@ def test_the_answer_has_group_scaling_in_runs_of_half_the_epochs(results: Path) 
         findings, probe = found_by_checkpoint(results), probe_table(results)
         return " ".join(answer.sentences(results, findings, read_results(results), probe))
 
-    assert "Runs of half the epochs" not in said()
+    assert "half the epochs" not in said()
     for seed in SEEDS:
         for (_, cell), wrong in zip(Plan.named(NU_BOUND).cells, (1, 40, 2, 30), strict=True):
             put_translated(results, cell, seed, {1: wrong + seed})
-    assert re.search(r"minus without it, PN: \+\S+ BLEU \[.*?\], 3 seeds, .*?, better; PN as written: \+", said())
+    assert re.search(r"two differences\), PN: \+\S+ BLEU \[.*?\], 3 seeds, .*?, better; PN as written: \+", said())
 
 
 @pytest.mark.slow

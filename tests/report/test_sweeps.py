@@ -98,13 +98,13 @@ def test_weight_decay_is_compared_with_a_control_of_a_matched_rate(tmp_path: Pat
     put_seeds(tmp_path, "ln,optimization.lr=0.0075", 1, 1, 1)
     verdict, said = weight_decay(evidence(tmp_path))
     assert verdict == "undecided so far", "whether weight decay has an effect is not known"
-    assert "Weight decay minus the unchanged recipe: not run" in said
+    assert "minus the unchanged recipe, `ln`: not run" in said
     put_seeds(tmp_path, "ln", 1, 1, 1)
     assert weight_decay(evidence(tmp_path))[0] == "undecided", "weight decay has no effect"
     put_seeds(tmp_path, "ln", 59, 58, 57)
     assert weight_decay(evidence(tmp_path))[0] == "holds"
     put_seeds(tmp_path, "ln,optimizer.weight_decay=0.05", 30, 31, 32)
-    assert weight_decay(evidence(tmp_path))[0] == "does not hold"
+    assert weight_decay(evidence(tmp_path))[0] == "open", "the control only matches the mean of the rate"
 
 
 def put_rates(results: Path, norm: str, scores: dict[str, float | None], seeds: int = 3) -> None:

@@ -36,6 +36,7 @@ from normplugins.utils.errors import UserError
         ("demo", ["checkpoint.patience=-5"], "checkpoint.patience is -5, but must be at least -1"),
         ("demo", ["evaluate.max_length_b=0"], "a translation needs at least 1 token"),
         ("demo", ["optimization.max_epoch=0", "checkpoint.patience=0"], "nothing ends this run"),
+        ("demo", ["optimization.update_freq=[0]"], "optimization.update_freq is .0., but must be at least 1"),
         ("demo", ["hardware.processes=0"], "hardware.processes is 0.* at least 1"),
         ("demo", ["distributed_training.distributed_world_size=2"], "hardware.processes"),
     ],

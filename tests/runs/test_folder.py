@@ -7,7 +7,7 @@ from normplugins.utils.errors import UserError
 
 
 def test_clear_deletes_only_files_of_the_run(tmp_path):
-    made = ("checkpoint3.pt", "checkpoint_last.pt", "test.logprobs.npy", "train.log")
+    made = ("checkpoint3.pt", "checkpoint_last.pt", ".checkpoint4.pt.tmp", "test.logprobs.npy", "train.log")
     for name in (folder.CONFIG, folder.RECORD, *made, "thesis.tex"):
         (tmp_path / name).touch()
     (tmp_path / "wandb").mkdir()

@@ -54,17 +54,23 @@ def test_averaging_nothing_or_different_models_is_refused(tmp_path):
     assert not (tmp_path / "mean.pt").exists()
 
 
+@contextlib.contextmanager
+def full_disk():
+    """Refuse files of more than 10 kB in this context."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_an_average_that_does_not_fit_on_the_disk_leaves_the_earlier_file(tmp_path):
     paths = [write(tmp_path / f"checkpoint{i}.pt", torch.ones(200, 200), i) for i in (1, 2)]
     checkpoints.average(paths[:1], tmp_path / "mean.pt")
     before = (tmp_path / "mean.pt").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(UserError, match=r"could not write the checkpoint .*mean\.pt"):
-            checkpoints.average(paths, tmp_path / "mean.pt")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(), pytest.raises(UserError, match=r"could not write the checkpoint .*mean\.pt"):
+        checkpoints.average(paths, tmp_path / "mean.pt")
     assert (tmp_path / "mean.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.tmp"))
 
@@ -102,6 +108,17 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path_factory, place, bi
     path.write_bytes(content)
     with contextlib.suppress(UserError):
         assert torch.equal(checkpoints.load(path)["model"]["weight"], state["model"]["weight"])
+
+
+def test_a_link_is_replaced_and_the_checkpoint_that_it_points_to_stays(tmp_path):
+    first, second = ({"model": {"weight": torch.full((5000,), value)}, "extra_state": {}} for value in (1.0, 2.0))
+    checkpoints.write(first, tmp_path / "checkpoint1.pt")
+    (tmp_path / checkpoints.LAST).symlink_to("checkpoint1.pt")
+    with full_disk(), pytest.raises(UserError, match="An earlier file is unchanged"):
+        checkpoints.write(second, tmp_path / checkpoints.LAST)
+    assert (tmp_path / checkpoints.LAST).is_symlink()
+    checkpoints.write(second, tmp_path / "checkpoint2.pt", [checkpoints.LAST])
+    assert [load(tmp_path / name)["model"]["weight"][0] for name in ("checkpoint1.pt", checkpoints.LAST)] == [1, 2]
 
 
 def test_a_refused_checkpoint_names_the_newest_sound_one(tmp_path):
