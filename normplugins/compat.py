@@ -37,7 +37,8 @@ class FairseqFinder(MetaPathFinder):
         if spec is None:  # fairseq is not installed
             return None
         if spec.loader is None:  # only a folder of that name, such as a clone of fairseq's repository
-            raise ModuleNotFoundError("fairseq is not installed: the folder 'fairseq' is not a package", name="fairseq")
+            folder = next(iter(spec.submodule_search_locations or ()), "")
+            raise ModuleNotFoundError(f"fairseq is not installed: {folder} is not a package", name="fairseq")
         original: Callable[[ModuleType], None] = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:

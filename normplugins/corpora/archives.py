@@ -60,7 +60,7 @@ def _members(path: Path) -> Iterator[Iterator[_Member]]:
         yield _zip_members(path) if zipfile.is_zipfile(path) else _tgz_members(path)
     # RuntimeError: a zip file has an encrypted member, or one that is packed in an unknown way
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, OSError) as error:
-        raise UserError(f"{path} is truncated or not a .tgz or .zip archive ({error}); get it again") from None
+        raise UserError(f"{path} cannot be read as a .tgz or .zip archive ({error}); get it again") from None
 
 
 def _zip_members(path: Path) -> Iterator[_Member]:

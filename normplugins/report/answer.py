@@ -34,7 +34,7 @@ QUESTIONS = {
 """The question that each of these contrasts answers by itself."""
 PARTS = {
     "PN - RMS in groups": "Running statistics, together with PN's learned shift, warmup and backward pass",
-    "PN-V with group scaling - PN-V": "Group scaling",
+    "PN-V with group scaling - PN-V": "Group scaling, tested in PN-V",
 }
 """The part of PN that each of these contrasts isolates (amendment 15 of the protocol)."""
 EFFECTS = {"better": "a better score", "worse": "a worse score", "equivalent": f"an effect of less than {MARGIN} BLEU"}
@@ -194,7 +194,9 @@ def agreement(found: Finding) -> str:
 
 def small_only_before_holm(found: Finding) -> bool:
     """Whether Holm's method leaves a contrast undecided that is significant by itself."""
-    return found.difference is not None and found.difference.p < significance.LEVEL <= found.p_adjusted
+    if found.difference is None or found.decided:
+        return False
+    return found.difference.p < significance.LEVEL <= found.p_adjusted
 
 
 def _statistics_of_bn(probe: pd.DataFrame) -> str:

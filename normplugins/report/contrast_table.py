@@ -87,19 +87,19 @@ def as_csv(findings: Findings) -> str:
 
 
 def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
-    """Return in how many pairs the two runs come from different processors or numbers of threads."""
+    """Return in how many pairs the two runs did not use a single processor, or a single number of threads."""
     pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
              for seed in each.difference.seeds]  # fmt: skip
     runs = ended.set_index(["variant", "seed"])
-    # a run that was resumed on another processor has two of them, and differs from every other run
+    # A run that was resumed on another processor has two of them.
     processors, threads = (
-        sum(len({*distinct(used[[(one.system, seed), (one.baseline, seed)]]).split("; ")}) > 1 for one, seed in pairs)
+        sum("; " in distinct(used[[(one.system, seed), (one.baseline, seed)]]) for one, seed in pairs)
         for used in (runs["hardware"], runs["threads"])
     )
     return (
-        f"In {processors} of {len(pairs)} pairs the two runs used different processors, and in {threads} different "
-        "numbers of threads. Both change the rounding, so that the same seed gives another model (amendments 11 and 18 "
-        "of the protocol)."
+        f"In {processors} of {len(pairs)} pairs the two runs did not use one and the same processor throughout, and in "
+        f"{threads} not one and the same number of threads. Both change the rounding, so that the same seed gives "
+        "another model (amendments 11 and 18 of the protocol)."
     )
 
 

@@ -110,8 +110,8 @@ def _read(path: Path, results: Path) -> Iterator[Planned]:
     def composed(experiment: str, overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, Any]]:
         if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
             raise UserError(
-                f"{path}: '{fixed[0]}' cannot be set in a plan: it names experiments and seeds, and each run completes "
-                "its own folder"
+                f"{path}: '{fixed[0]}' cannot be set in a plan: its blocks name experiments and seeds, and a campaign "
+                "completes each run in the run's own folder"
             )
         config = compose_config(experiment, overrides)
         check(config)

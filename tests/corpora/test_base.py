@@ -53,7 +53,7 @@ def test_another_address_takes_the_place_of_the_published_ones(url: str, monkeyp
 
 
 @pytest.mark.parametrize("name", ["iwslt14", "multi30k", "ptb", "wikitext2", "wmt14"])
-def test_a_published_file_has_several_addresses_which_are_tried_in_turn(
+def test_a_published_file_has_several_addresses_and_all_are_passed_on(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, list[str]] = {}

@@ -156,10 +156,17 @@ def damaged(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
 
 
+def encrypted(data: bytes) -> bytes:
+    """The archive with its texts marked as encrypted in the directory at its end."""
+    before, *entries = data.split(b"PK\1\2")
+    return b"PK\1\2".join([before, *(entry[:4] + b"\1" + entry[5:] for entry in entries)])
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "other text": (lambda data: data, r"wiki\.train\.tokens is not the published wikitext2 text: its sha256 is \w{64}"),
-    "damaged": (damaged, r"wikitext-2-v1\.zip is truncated or not a \.tgz or \.zip archive"),
-    "no zip": (lambda data: b"<html>moved</html>", r"wikitext-2-v1\.zip is truncated or not a \.tgz or \.zip archive"),
+    "damaged": (damaged, r"wikitext-2-v1\.zip cannot be read as a \.tgz or \.zip archive"),
+    "encrypted": (encrypted, r"wikitext-2-v1\.zip cannot be read .* is encrypted"),
+    "no zip": (lambda data: b"<html>moved</html>", r"wikitext-2-v1\.zip cannot be read as a \.tgz or \.zip archive"),
     "no file": ({"train": b"a\n", "valid": b"a\n"}, r"it has no wiki\.test\.tokens"),
     "utf-8": ({**TEXTS, "valid": b"good\nb\xffd\n"}, r"wiki\.valid\.tokens, line 2: not UTF-8 \(byte 0xff\)"),
     "empty": ({**TEXTS, "test": b" \n"}, r"wiki\.test\.tokens has no word"),

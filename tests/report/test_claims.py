@@ -59,6 +59,21 @@ def test_an_equivalent_contrast_says_how_small_the_difference_is(tmp_path: Path,
     assert "The whole interval lies within ±0.4 BLEU" in said
 
 
+def test_the_claim_on_group_scaling_also_shows_the_runs_of_half_the_epochs(tmp_path: Path, page) -> None:
+    def said() -> str:
+        return page().partition("\n## Group scaling improves PN\n")[2].partition("\n## ")[0]
+
+    assert "half the epochs" not in said()
+    (_, scaled), (_, plain), *_ = Plan.named(NU_BOUND).cells
+    for seed in (1, 2, 3):
+        put_translated(tmp_path, "pn", seed, {})
+        put_translated(tmp_path, "pn,norm.group_scaling=false", seed, {1: 10 * seed})
+        put_translated(tmp_path, scaled, seed, {1: seed})
+        put_translated(tmp_path, plain, seed, {1: 40 + seed})
+    assert re.search(r"In the runs of half the epochs .*: \+.* 3 seeds, .*, better\. Runs: ", said())
+    assert f"{scaled} seed [1](<runs/multi30k/{scaled}/seed1.md>)" in said()
+
+
 def test_a_contrast_names_the_runs_that_it_compares(tmp_path: Path, page) -> None:
     for seed in (1, 2):
         put_translated(tmp_path, "pn", seed, {})

@@ -117,8 +117,11 @@ def test_a_link_is_replaced_and_the_checkpoint_that_it_points_to_stays(tmp_path)
     with full_disk(), pytest.raises(UserError, match="An earlier file is unchanged"):
         checkpoints.write(second, tmp_path / checkpoints.LAST)
     assert (tmp_path / checkpoints.LAST).is_symlink()
-    checkpoints.write(second, tmp_path / "checkpoint2.pt", [checkpoints.LAST])
-    assert [load(tmp_path / name)["model"]["weight"][0] for name in ("checkpoint1.pt", checkpoints.LAST)] == [1, 2]
+    for path, also in ((tmp_path / checkpoints.LAST, []), (tmp_path / "checkpoint2.pt", [checkpoints.LAST])):
+        checkpoints.write(second, path, also)
+        assert [load(tmp_path / name)["model"]["weight"][0] for name in ("checkpoint1.pt", checkpoints.LAST)] == [1, 2]
+        (tmp_path / checkpoints.LAST).unlink()
+        (tmp_path / checkpoints.LAST).symlink_to("checkpoint1.pt")
 
 
 def test_a_refused_checkpoint_names_the_newest_sound_one(tmp_path):
