@@ -192,8 +192,8 @@ def comparison_table(models: Models, case: Case, made: pd.DataFrame, found: Mapp
         assert isinstance(run.corpus, PreparedCorpus)
         lines = read_lines(run.corpus.reference_text)
         references = [lines[number] for number in ids]
-        options: dict[str, Any] = {"tokenize": run.corpus.score_tokenizer}
-        options["lowercase"] = bool(run.corpus.manifest["lowercase"])
+        lowercase = bool(run.corpus.manifest["lowercase"])
+        options: dict[str, Any] = {"lowercase": lowercase, "tokenize": run.corpus.score_tokenizer}
     else:
         references, options = list(map(text, expected)), {"tokenize": "none", "force": True}
     cells = []

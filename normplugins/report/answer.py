@@ -43,13 +43,12 @@ RULE = (
     "Scores are tokenized BLEU on lower-cased text, on all four test sets together. The scored model is the mean of "
     "the last five epochs' checkpoints. The intervals are 95 % intervals over seeds and sentences, not adjusted. "
     "Holm's method adjusts p, separately for the six confirmatory and the six exploratory contrasts{incomplete}. The "
-    "verdicts apply to this corpus and this small model. "
-    "[docs/norms.md](../docs/norms.md) explains the norms. The [protocol](../docs/protocol.md) says how a verdict is "
-    "reached, and which of its rules were made after scores were known."
+    "verdicts apply to this corpus and this small model. [docs/norms.md](../docs/norms.md) explains the norms. The "
+    "[protocol](../docs/protocol.md) says how a verdict is reached, and which of its rules were made after scores were "
+    "known."
 )
 INCOMPLETE = "; for a complete contrast, it counts every incomplete one as p = 1"
 """How Holm's method counts contrasts whose runs are not all published."""
-BEFORE_HOLM = f"p is below {significance.LEVEL} only before Holm's adjustment"
 RELEASED = Contrast("bn_released", "ln")
 """BN as released is most likely the BN of the paper; the protocol has no contrast of it with LN."""
 
@@ -187,16 +186,15 @@ def agreement(found: Finding) -> str:
         low, high = found.difference.interval
         if claimed == "better" and low < 0 < MARGIN < high:
             reason = f": the interval contains both 0 and +{MARGIN} BLEU, the paper's gain on IWSLT14"
-        elif small_only_before_holm(found):
-            reason = f": {BEFORE_HOLM}"
+        elif small := small_before_holm(found):
+            reason = f": {small}"
     return f"This neither confirms nor contradicts the paper{reason}."
 
 
-def small_only_before_holm(found: Finding) -> bool:
-    """Whether Holm's method leaves a contrast undecided that is significant by itself."""
-    if found.difference is None or found.decided:
-        return False
-    return found.difference.p < significance.LEVEL <= found.p_adjusted
+def small_before_holm(found: Finding) -> str:
+    """Return why Holm's method leaves a contrast undecided that is significant by itself; "" for all others."""
+    alone = found.difference is not None and found.difference.p < significance.LEVEL <= found.p_adjusted
+    return f"p is below {significance.LEVEL} only before Holm's adjustment" if alone and not found.decided else ""
 
 
 def _statistics_of_bn(probe: pd.DataFrame) -> str:

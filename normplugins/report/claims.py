@@ -7,13 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.report import gradients_figure, probe_claims, sweeps
-from normplugins.report.answer import (
-    BEFORE_HOLM,
-    agreement,
-    describe_difference,
-    scaling_in_short_runs,
-    small_only_before_holm,
-)
+from normplugins.report.answer import agreement, describe_difference, scaling_in_short_runs, small_before_holm
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.evidence import FAILS, HOLDS, Evidence, links_of_pairs
@@ -70,8 +64,8 @@ def _contrast(name: str, claimed: str, more: str | Callable[[Path], str] = "") -
         says = agreement(found)
         if not says and "equivalent" in words:
             says = f"The whole interval lies within ±{MARGIN} BLEU."
-        elif not says and small_only_before_holm(found):
-            says = f"The rule decides nothing, because {BEFORE_HOLM}."
+        elif not says and (small := small_before_holm(found)):
+            says = f"The rule decides nothing, because {small}."
         further = more if isinstance(more, str) else more(evidence.results)
         sentences = [f"{name}: {describe_difference(found)}.", says, further]
         return so_far(verdict, found.final), " ".join(filter(None, [*sentences, links_of_pairs(found)]))

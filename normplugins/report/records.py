@@ -31,9 +31,9 @@ PER_REPLICA = "norm.processes="
 SCORE = ["checkpoint", "test_set", "metric"]
 NO_SCORE = {**dict.fromkeys([*SCORE, "signature"], ""), "value": math.nan, "brevity": math.nan}
 NO_RUN = {
-    **dict.fromkeys(["cut", "note", "train_size", "stopped_by", "subwords", "hardware", "machine", "version"], ""),
+    **dict.fromkeys(["cut", "note", "train_size", "stopped_by", "subwords"], ""),
+    **dict.fromkeys(["hardware", "machine", "threads", "version"], ""),
     **dict.fromkeys(["updates", "wall_seconds", "valid_ppl"], math.nan),
-    "threads": "",
     **{"unigram": (), "label_smoothing": 0.0},
 }
 """What is known of a run that diverged if its cell has no completed run."""

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from normplugins.report import style
-from normplugins.report.answer import BEFORE_HOLM, describe_difference, small_only_before_holm
+from normplugins.report.answer import describe_difference, small_before_holm
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, so_far
 from normplugins.report.evidence import FAILS, HOLDS, OPEN, Evidence, links_of_pairs
@@ -136,10 +136,11 @@ def weight_decay(evidence: Evidence) -> tuple[str, str]:
     verdict = {"equivalent": HOLDS, "better": OPEN, "worse": OPEN}.get(matched.parts[-1], UNDECIDED)
     if verdict == HOLDS and not {"better", "worse"} & {*alone.parts}:
         verdict = UNDECIDED  # weight decay has shown no effect that the control could explain
+    small = small_before_holm(matched)
     return so_far(verdict, matched.final and alone.final), (
         f"`{decayed}` minus the control with a matched learning rate, `{control}`: {describe_difference(matched)}. "
         f"`{decayed}` minus the unchanged recipe, `{plain}`: {describe_difference(alone)}. "
-        f"{f'The rule decides nothing, because {BEFORE_HOLM}. ' if small_only_before_holm(matched) else ''}"
+        f"{f'The rule decides nothing, because {small}. ' if small else ''}"
         "The claim holds if weight decay and its control are equivalent, and weight decay differs from the unchanged "
         "recipe. If weight decay differs from its control, the claim stays open, because the control only matches the "
         f"mean of the learning rate. {links_of_pairs(matched, alone)}"
