@@ -7,8 +7,11 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -313,3 +316,14 @@ def write_malicious(path: Path, proof: Path) -> None:
     """Write a checkpoint which, unpickled carelessly, creates the folder ``proof``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"cfg": None, "args": None, "model": {}, "extra_state": {"history": MakesFolder(proof)}}, path)
+
+
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """Refuse files of more than ``most`` bytes in this context; the limit stands for a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,7 +1,6 @@
 """One run: killed and resumed, repeated, refused, recorded."""
 
 import re
-import resource
 import shutil
 import signal
 import time
@@ -23,6 +22,7 @@ from tests.helpers.runs import (
     command,
     differences,
     files,
+    full_disk,
     load,
     outcome,
     tiny_run,
@@ -281,14 +281,9 @@ def test_the_record_contains_everything_that_the_scores_depend_on(trained):
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_no_partial_file(trained, refused, accepted, tmp_path, monkeypatch):
-    """A limit on the size of files stands for a full disk."""
     monkeypatch.chdir(tmp_path)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
-    try:
+    with full_disk(40_000):
         line = refused(*tiny_run(trained))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert line.startswith("normplugins: could not write the checkpoint run/checkpoint_last.pt: ")
     assert {path.name for path in (tmp_path / "run").iterdir()} == BEGUN
     short = ["optimization.max_update=2", "evaluate.translate=false"]

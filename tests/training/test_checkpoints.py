@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import resource
 import subprocess
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from normplugins.training import checkpoints
 from normplugins.utils.errors import UserError
-from tests.helpers.runs import load, write_malicious
+from tests.helpers.runs import full_disk, load, write_malicious
 
 
 def write(path, weight, count, dtype=torch.float32):
@@ -54,22 +53,11 @@ def test_averaging_nothing_or_different_models_is_refused(tmp_path):
     assert not (tmp_path / "mean.pt").exists()
 
 
-@contextlib.contextmanager
-def full_disk():
-    """Refuse files of more than 10 kB in this context."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 def test_an_average_that_does_not_fit_on_the_disk_leaves_the_earlier_file(tmp_path):
     paths = [write(tmp_path / f"checkpoint{i}.pt", torch.ones(200, 200), i) for i in (1, 2)]
     checkpoints.average(paths[:1], tmp_path / "mean.pt")
     before = (tmp_path / "mean.pt").read_bytes()
-    with full_disk(), pytest.raises(UserError, match=r"could not write the checkpoint .*mean\.pt"):
+    with full_disk(10_000), pytest.raises(UserError, match=r"could not write the checkpoint .*mean\.pt"):
         checkpoints.average(paths, tmp_path / "mean.pt")
     assert (tmp_path / "mean.pt").read_bytes() == before
     assert not list(tmp_path.glob("*.tmp"))
@@ -114,7 +102,7 @@ def test_a_link_is_replaced_and_the_checkpoint_that_it_points_to_stays(tmp_path)
     first, second = ({"model": {"weight": torch.full((5000,), value)}, "extra_state": {}} for value in (1.0, 2.0))
     checkpoints.write(first, tmp_path / "checkpoint1.pt")
     (tmp_path / checkpoints.LAST).symlink_to("checkpoint1.pt")
-    with full_disk(), pytest.raises(UserError, match="An earlier file is unchanged"):
+    with full_disk(10_000), pytest.raises(UserError, match="An earlier file is unchanged"):
         checkpoints.write(second, tmp_path / checkpoints.LAST)
     assert (tmp_path / checkpoints.LAST).is_symlink()
     for path, also in ((tmp_path / checkpoints.LAST, []), (tmp_path / "checkpoint2.pt", [checkpoints.LAST])):
