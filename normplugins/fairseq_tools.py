@@ -70,7 +70,7 @@ def average_checkpoints(arguments: Sequence[str]) -> None:
     """Average checkpoints, with the options of fairseq's ``scripts/average_checkpoints.py``.
 
     Raises:
-        UserError: there are fewer checkpoints than requested, or one cannot be read.
+        UserError: the number of checkpoints is invalid, there are fewer, or one cannot be read.
     """
     from normplugins.training import checkpoints
 
@@ -84,10 +84,12 @@ def average_checkpoints(arguments: Sequence[str]) -> None:
     text = "leave out epochs or updates after this one"
     parser.add_argument("--checkpoint-upper-bound", type=int, metavar="NUMBER", help=text)
     options = parser.parse_args(arguments)
-    count = options.num_epoch_checkpoints or options.num_update_checkpoints
-    paths = options.inputs
-    if count:
-        pattern = r"checkpoint(\d+)\.pt" if options.num_epoch_checkpoints else r"checkpoint_\d+_(\d+)\.pt"
+    epochs, updates, paths = options.num_epoch_checkpoints, options.num_update_checkpoints, options.inputs
+    count = updates if epochs is None else epochs
+    if count is not None:
+        if count < 1 or len(paths) > 1:
+            raise UserError("the last N checkpoints are those of one folder, and N is at least 1")
+        pattern = r"checkpoint(\d+)\.pt" if epochs else r"checkpoint_\d+_(\d+)\.pt"
         bound = math.inf if options.checkpoint_upper_bound is None else options.checkpoint_upper_bound
         found = checkpoints.epoch_checkpoints(paths[0], pattern, bound)[-count:]
         if len(found) < count:

@@ -61,6 +61,14 @@ def test_given_files_are_averaged_and_too_few_are_refused(tmp_path, accepted, re
     assert "holds 0 of the 3 checkpoints to average" in line
 
 
+@pytest.mark.parametrize(("folders", "count"), [(1, -1), (1, 0), (2, 1)])
+def test_the_last_checkpoints_are_those_of_one_folder(tmp_path, refused, folders, count):
+    write(tmp_path / "checkpoint1.pt", 1)
+    inputs = [tmp_path] * folders
+    line = refused("fairseq", AVERAGE, "--inputs", *inputs, "--output", "x.pt", "--num-epoch-checkpoints", count)
+    assert "one folder, and N is at least 1" in line
+
+
 def tool(name, *arguments, folder):
     """Run one of fairseq's tools, which must succeed, and return its output."""
     return succeed(["fairseq", name, *arguments], folder)

@@ -34,16 +34,15 @@ def execute(options: argparse.Namespace) -> None:
             print(f"{run}: {decimal(freed(paths))} in {', '.join(path.name for path in paths)}")
 
     refused = run_each(options.run or finished_folders(options.runs), look_at, raise_first=len(options.run) == 1)
-    if plan:
-        total = f"{sum(map(len, plan.values()))} files, {decimal(sum(map(freed, plan.values())))}"
-        if not options.yes and not _confirmed(total):
-            print("nothing was deleted")
-            return
+    total = f"{sum(map(len, plan.values()))} files, {decimal(sum(map(freed, plan.values())))}"
+    if not plan and not refused:
+        print("no finished run has a checkpoint that it does not need")
+    elif plan and (options.yes or _confirmed(total)):
         deleted: list[int] = []
         refused += run_each(plan, lambda run: deleted.append(clean(run)), raise_first=len(plan) == 1)
         print(f"deleted: {decimal(sum(deleted))}. The averaged and the best checkpoints are kept")
     else:
-        print("no finished run has a checkpoint that it does not need")
+        print("nothing was deleted")
     if refused:
         raise UserError(f"{refused} runs were not cleaned")
 

@@ -5,7 +5,7 @@ t are replaced; the first of them is the target itself. The log-probability of t
 value before the replacement. A causal model returns bitwise the same numbers at all positions up to t.
 
 Bits can be compared because both passes have the same shapes: a row of a matrix product is then computed in the same
-way, whatever the other rows contain.
+way, whatever the other rows contain. Adaptive embeddings therefore embed every word in every cluster.
 """
 
 import math
@@ -74,16 +74,15 @@ def measure_evaluation(
     """
     model.eval()
     measured = Measured()
-    with _adaptive_embeddings_as_table(model):
-        for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
-            score = partial(_log_probabilities, model, wanted)
-            features = _features(model, part)
-            before = score(features)
-            for _ in range(draws):
-                drawn = draw_replacements(part, text, generator)
-                for cut in range(1, inputs.size(1)):
-                    changed = _features(model, torch.cat([part[:, :cut], drawn[:, cut:]], dim=1))
-                    measured.compare(cut, features, changed, before, score)
+    for part, wanted in zip(inputs.split(size), targets.split(size), strict=True):
+        score = partial(_log_probabilities, model, wanted)
+        features = _features(model, part)
+        before = score(features)
+        for _ in range(draws):
+            drawn = draw_replacements(part, text, generator)
+            for cut in range(1, inputs.size(1)):
+                changed = _features(model, torch.cat([part[:, :cut], drawn[:, cut:]], dim=1))
+                measured.compare(cut, features, changed, before, score)
     return measured
 
 
@@ -108,7 +107,7 @@ def measure_training(
     measured = Measured()
     rounds = math.ceil(trials / (length - 1))
     cuts = torch.cat([torch.randperm(length - 1, generator=generator) for _ in range(rounds)]) + 1
-    with _adaptive_embeddings_as_table(model), _norms_in_training_mode(model, in_warmup) as run:
+    with _norms_in_training_mode(model, in_warmup) as run:
         features = run(inputs)
         for trial, cut in enumerate(cuts[:trials].tolist()):
             index = trial * max(1, batch // trials) % batch
@@ -154,24 +153,6 @@ def _log_probabilities(model: Any, targets: Tensor, features: Tensor) -> Tensor:
         logprobs = model.get_normalized_probs((decoder.output_layer(part), {}), log_probs=True, sample=sample)
         parts.append(logprobs.gather(-1, wanted[..., None]).squeeze(-1).float())
     return torch.cat(parts)
-
-
-@contextmanager
-def _adaptive_embeddings_as_table(model: Any) -> Iterator[None]:
-    """Replace adaptive embeddings by a lookup table inside the context.
-
-    fairseq computes the embeddings of all words of a batch that belong to one cluster together. The number of these
-    words changes the last bits of their embeddings, which would look like a dependence on the future.
-    """
-    vocabulary = model.decoder.vocabulary
-    adaptive = vocabulary.adaptive_input
-    if adaptive is not None:
-        words = torch.arange(len(model.decoder.dictionary), device=next(model.parameters()).device)
-        vocabulary.adaptive_input = nn.Embedding.from_pretrained(adaptive(words[None])[0])
-    try:
-        yield
-    finally:
-        vocabulary.adaptive_input = adaptive
 
 
 @contextmanager

@@ -106,6 +106,16 @@ class NormModel(BaseFairseqModel):
             end_update(self)
 
 
+_FOLD_AGAIN = (
+    ". Fold a folded checkpoint again from its source; for other checkpoints, name the norm in the stack's own "
+    "setting, {attention:pn,ffn:pn,final:NORM}"
+)
+_REMOVED = {
+    "adaptive_softmax_factor": (1.0, ", and uses 1"),
+    "decoder_final_norm": ("", _FOLD_AGAIN),
+    "final_norm": ("", _FOLD_AGAIN),
+}
+"""settings of our models that no longer exist: the value that had no effect, and what to do about another one"""
 _build_criterion = criterions.build_criterion
 _build_model = models.build_model
 _init_trainer = Trainer.__init__
@@ -138,16 +148,14 @@ def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
         UserError: a setting of the task that the model would ignore, a norm's setting that is not at its default and
             that no norm of the model reads, or a checkpoint's setting that no longer exists.
     """
-    if from_checkpoint and (factor := getattr(cfg, "adaptive_softmax_factor", 1.0)) != 1.0:
-        raise UserError(f"adaptive_softmax_factor={factor}: this version has no such setting, and uses 1")
-    for key in ("decoder_final_norm", "final_norm") if from_checkpoint else ():
-        if name := getattr(cfg, key, None):
-            raise UserError(
-                f"{key}={name}: this version has no such setting. Fold a folded checkpoint again from its source; for "
-                f"other checkpoints, name the norm in the stack's own setting, {{attention:pn,ffn:pn,final:{name}}}"
-            )
+    removed = {key: getattr(cfg, key, unused) for key, (unused, _) in _REMOVED.items()}  # fairseq deletes them from cfg
     model = _build_model(cfg, task, from_checkpoint)
-    if isinstance(model, NormModel) and not from_checkpoint:
+    if isinstance(model, NormModel) and from_checkpoint:
+        for key, value in removed.items():
+            unused, advice = _REMOVED[key]
+            if value not in (unused, None):
+                raise UserError(f"{key}={value}: this version has no such setting{advice}")
+    elif isinstance(model, NormModel):
         refuse_unread_settings(model.decoder.cfg)
         model.refuse_settings(task.cfg or task.args)
     return model

@@ -51,14 +51,15 @@ class Outcome:
 class _Site:
     """The norm ``owner.attribute`` and its ``readers``, the linear maps that read its output.
 
-    A reader is a module with the names of its weight and bias. If one of the maps cannot absorb the norm, ``readers``
-    is empty and ``label`` is the reason. Otherwise ``label`` names the readers.
+    A reader is a module with the names of its weight and bias; ``into`` names the readers. If one of the maps cannot
+    absorb the norm, there are no readers, and ``stays`` is the reason.
     """
 
     owner: nn.Module
     attribute: str
-    readers: tuple[tuple[nn.Module, str, str], ...]
-    label: str
+    readers: tuple[tuple[nn.Module, str, str], ...] = ()
+    into: str = ""
+    stays: str = ""
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:
         """Return the norm's scale and shift (C,) (float64); raise ValueError with the reason if it cannot be folded."""
@@ -67,8 +68,8 @@ class _Site:
             sees_sentence = getattr(norm, "sees_sentence", False)
             raise ValueError(f"it depends on the values of each {'sentence' if sees_sentence else 'token'}")
         scale, shift = norm.fixed_affine()
-        if not self.readers:
-            raise ValueError(self.label)
+        if self.stays:
+            raise ValueError(self.stays)
         return scale.detach(), shift.detach()
 
     def fold(self, scale: Tensor, shift: Tensor) -> None:
@@ -111,7 +112,7 @@ def fold(model: Any) -> tuple[dict[str, Any], list[Outcome]]:
                 if name == "none":
                     raise ValueError("there is nothing to fold")
                 plans += [(site, *site.fixed_affine()) for site in group]
-                result, after = {"into": ", ".join(dict.fromkeys(site.label for site in group))}, "none"
+                result, after = {"into": ", ".join(dict.fromkeys(site.into for site in group))}, "none"
             except ValueError as error:
                 result, after = {"stays": str(error)}, name
             outcomes.append(Outcome(key, group is not sites, name, len(group), **result))
@@ -133,13 +134,13 @@ def _norm_sites(model: Any) -> dict[str, tuple[list[_Site], _Site | None]]:
     decoder, no_bias = model.decoder, "the output projection shares the embeddings or has no bias"
     if isinstance(model, NormTransformer):
         keys_and_values = [(layer.cross_attention.sublayer.kv, "weight", "bias") for layer in decoder.layers]
-        encoder_end = _Site(model.encoder, "final_norm", tuple(keys_and_values), "kv of every decoder layer")
-        ends = {"encoder_norm": encoder_end, "decoder_norm": _Site(decoder, "final_norm", (), no_bias)}
+        encoder_end = _Site(model.encoder, "final_norm", tuple(keys_and_values), into="kv of every decoder layer")
+        ends = {"encoder_norm": encoder_end, "decoder_norm": _Site(decoder, "final_norm", stays=no_bias)}
     else:
         vocabulary = decoder.vocabulary
         untied = decoder.adaptive_softmax is None and vocabulary.output is not vocabulary.embeddings
-        output = ((vocabulary, "output", "output_bias"),)
-        ends = {"norm": _Site(decoder, "final_norm", output if untied else (), "output" if untied else no_bias)}
+        output = _Site(decoder, "final_norm", ((vocabulary, "output", "output_bias"),), into="output")
+        ends = {"norm": output if untied else _Site(decoder, "final_norm", stays=no_bias)}
     return {
         key: (_sublayer_norms(end.owner), None if end.owner.final_norm is None else end) for key, end in ends.items()
     }
@@ -152,15 +153,15 @@ def _sublayer_norms(stack: nn.Module) -> list[_Site]:
             first = FIRST[type(residual.sublayer)]
             linear = getattr(residual.sublayer, first)
             if not residual.pre:
-                sites.append(_Site(residual, "norm", (), "its output is also the residual"))
+                sites.append(_Site(residual, "norm", stays="its output is also the residual"))
             elif linear.bias is None:
-                sites.append(_Site(residual, "norm", (), f"{first}, which reads it, has no bias"))
+                sites.append(_Site(residual, "norm", stays=f"{first}, which reads it, has no bias"))
             else:
-                sites.append(_Site(residual, "norm", ((linear, "weight", "bias"),), first))
+                sites.append(_Site(residual, "norm", ((linear, "weight", "bias"),), into=first))
             if residual.output_norm is not None:
-                sites.append(_Site(residual, "output_norm", (), "a residual is added to its output"))
+                sites.append(_Site(residual, "output_norm", stays="a residual is added to its output"))
     if stack.embedding_norm is not None:
-        sites.append(_Site(stack, "embedding_norm", (), "its output is also the residual"))
+        sites.append(_Site(stack, "embedding_norm", stays="its output is also the residual"))
     return sites
 
 

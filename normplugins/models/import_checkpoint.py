@@ -108,7 +108,7 @@ def _read(source: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {source}: {error.strerror or error}") from error
     except Exception as error:  # torch raises many types for files of another format
         raise UserError(f"{source} was refused: {why_refused(error)}") from error
-    if not isinstance(state, dict) or "model" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{source} is not a checkpoint of fairseq: it lacks 'model'")
     return state
 

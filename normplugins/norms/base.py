@@ -16,23 +16,14 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
     """
     if x.size(-1) != dim or (flat and x.dim() not in (2, 3)):
         raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
-    _refuse_whole_numbers(x)
+    if not x.is_floating_point():
+        raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
 
 
 def in_wider_dtype(x: Tensor, *parameters: Tensor) -> list[Tensor]:
-    """Convert x and the parameters to the wider of their dtypes, so that bfloat16 inputs do not round float32 weights.
-
-    Raises:
-        TypeError: x is not a floating-point tensor.
-    """
-    _refuse_whole_numbers(x)
+    """Convert x and the parameters to the wider of their dtypes, so that bfloat16 does not round float32 weights."""
     dtype = torch.promote_types(x.dtype, parameters[0].dtype)
     return [each.to(dtype) for each in (x, *parameters)]
-
-
-def _refuse_whole_numbers(x: Tensor) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
 
 
 class Norm(nn.Module):

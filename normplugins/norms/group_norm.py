@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from normplugins.norms.base import Norm, check_input
+from normplugins.norms.base import Norm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, setting
 from normplugins.norms.statistics import token_rows
@@ -41,8 +41,7 @@ class GroupNorm(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
-        check_input(x, self.dim, flat=False)
-        rows, _ = token_rows(x.reshape(-1, self.dim), None, self.dim)
+        rows, _ = token_rows(x, None, self.dim, flat=False)
         grouped = rows.view(rows.size(0), self.groups, self.dim // self.groups)
         z = F.layer_norm(grouped, (self.dim // self.groups,), eps=self.eps).view_as(rows)
         return torch.addcmul(self.bias.to(z.dtype), z, self.weight.to(z.dtype)).view(x.shape).to(x.dtype)

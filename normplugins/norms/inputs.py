@@ -26,10 +26,10 @@ def accept_masks(norm_class: Any) -> None:
         if type(norm).forward is not accepting:  # called by a subclass, which has already checked the masks
             return forward(norm, x, padding_mask)
         padding_mask = to_padding_mask(padding_mask, attention_mask)
+        if x.is_nested:
+            return _each_sentence(forward, norm, x, padding_mask)
         if padding_mask is not None:
             _check_mask(norm, x.shape, padding_mask)
-        if x.is_nested:
-            return _each_sentence(forward, norm, x)
         if norm.batch_first:
             return _batch_first(forward, norm, x, padding_mask)
         return forward(norm, x, padding_mask)
@@ -92,8 +92,10 @@ def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | 
     return y.view(x.shape)
 
 
-def _each_sentence(forward: Forward, norm: Any, x: Tensor) -> Tensor:
+def _each_sentence(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Normalize a nested tensor, to which ``nn.TransformerEncoder`` may convert padded sentences at evaluation."""
+    if padding_mask is not None:
+        raise ValueError("a nested tensor has no padding, so that a norm takes no mask with it")
     if norm.training:
         raise ValueError("a norm takes nested tensors at evaluation only; train with padded sentences and a mask")
     sentences = [forward(norm, sentence.unsqueeze(1), None).squeeze(1) for sentence in x.unbind()]

@@ -141,11 +141,17 @@ class PowerNorm(Dispatched, QuadraticMeanNorm):
     unscaled_nu: bool
 
     def __init__(self, dim: int, settings: PowerNormSettings) -> None:
-        needs = "needs this batch's statistics; set warmup_updates=0 and batch_backward=false, or use sync=batch"
-        super().__init__(dim, settings, needs if settings.warmup_updates or settings.batch_backward else "")
+        super().__init__(dim, settings)
         self.add_statistic("ema_gz", 0.0)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
         self._scale: Tensor | None = None  # 1 / psi of the latest forward, for its recomputation
+
+    @property
+    def not_deferrable(self) -> str:
+        """Why ``sync="deferred"`` is refused: the settings that need the batch's statistics immediately."""
+        if self.warmup_updates or self.batch_backward:
+            return "needs this batch's statistics; set warmup_updates=0 and batch_backward=false, or use sync=batch"
+        return ""
 
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalize x (T, B, C) or (N, C); in training, update the running statistics."""

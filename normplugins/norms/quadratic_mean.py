@@ -16,8 +16,8 @@ class QuadraticMeanNorm(RunningNorm):
     statistics: ClassVar[tuple[str, ...]] = ("running_phi",)
     running_phi: Tensor
 
-    def __init__(self, dim: int, settings: RunningSettings, *not_deferrable: str) -> None:
-        super().__init__(dim, settings, *not_deferrable)
+    def __init__(self, dim: int, settings: RunningSettings) -> None:
+        super().__init__(dim, settings)
         self.add_statistic("running_phi", 1.0)
 
     def fixed_affine(self) -> tuple[Tensor, Tensor]:

@@ -6,15 +6,15 @@ Fast code: ``backends/cpu/forwards.py`` and ``backends/triton/forwards.py``.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from normplugins.norms.backends.dispatch import Dispatched
-from normplugins.norms.base import Norm, in_wider_dtype
+from normplugins.norms.base import Norm, check_input, in_wider_dtype
 from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, KernelSettings, setting
+from normplugins.norms.statistics import token_rows
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class RMSNorm(Dispatched, Norm):
     def plain(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
         if self.groups > 1:
-            rows = x.reshape(-1, x.size(-1)).to(torch.promote_types(x.dtype, torch.float32))
+            rows, _ = token_rows(x, None, self.dim, flat=False)
             y = scale_groups(rows, self.groups, self.eps) * self.weight.to(rows.dtype)
             return y.view(x.shape).to(x.dtype)
+        check_input(x, self.dim, flat=False)
         rows, weight = in_wider_dtype(x, self.weight)
         return F.rms_norm(rows, (self.dim,), weight, self.eps).to(x.dtype)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normplugins.norms.base import Norm, in_wider_dtype
+from normplugins.norms.base import Norm, check_input, in_wider_dtype
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings
 
@@ -28,5 +28,6 @@ class ScaleNorm(Norm):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Normalize x (..., C). Tokens are independent, so the padding mask is not read."""
+        check_input(x, self.dim, flat=False)
         rows, weight = in_wider_dtype(x, self.weight / math.sqrt(self.dim))
         return F.rms_norm(rows, (self.dim,), weight.expand(self.dim), self.eps).to(x.dtype)

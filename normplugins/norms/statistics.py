@@ -18,16 +18,14 @@ from normplugins.norms.settings import RunningSettings
 from normplugins.norms.torch_compile import opaque_copy
 
 
-def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int) -> tuple[Tensor, Tensor | None]:
+def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int, flat: bool = True) -> tuple[Tensor, Tensor | None]:
     """Flatten x (T, B, C) or (N, C) to rows (N, C), in at least float32, and the mask to real (N, 1), True = token.
 
     ``padding_mask`` is (B, T) for x (T, B, C), or (N,) for x (N, C), True at padding. Without a mask, ``real`` is None.
-    inputs.py has already checked the mask.
-
-    Raises:
-        ValueError: x has another shape.
+    inputs.py has already checked the mask. Without ``flat``, x may be (..., C). Raises the errors of
+    :func:`~normplugins.norms.base.check_input`.
     """
-    check_input(x, dim)
+    check_input(x, dim, flat)
     rows = x.reshape(-1, dim).to(torch.promote_types(x.dtype, torch.float32))
     if padding_mask is None:
         return rows, None
@@ -63,7 +61,7 @@ class RunningNorm(Norm):
 
     In training a subclass computes a batch's token count and moments, passes them through :meth:`synchronize`,
     normalizes with the result, and passes the result to :meth:`update_running_stats`. This is enough to support
-    ``sync`` and ``per_update``. ``not_deferrable`` is the reason why ``sync="deferred"`` is refused, or "".
+    ``sync`` and ``per_update``.
     """
 
     statistics: ClassVar[tuple[str, ...]] = ()
@@ -73,19 +71,19 @@ class RunningNorm(Norm):
     """weight of the batch in the running statistics"""
     sync: str
 
-    def __init__(
-        self,
-        dim: int,
-        settings: RunningSettings,
-        not_deferrable: str = "needs this batch's statistics; use sync=batch",
-    ) -> None:
+    def __init__(self, dim: int, settings: RunningSettings) -> None:
         super().__init__(dim, settings)
-        if settings.sync == "deferred" and not_deferrable:
-            raise ValueError(f"sync=deferred does not work with {type(self).__name__}, which {not_deferrable}")
+        if settings.sync == "deferred" and (reason := self.not_deferrable):
+            raise ValueError(f"sync=deferred does not work with {type(self).__name__}, which {reason}")
         self.per_update = settings.per_update or settings.sync == "deferred"
         self._pending = self._nothing_pending()  # sums in float64, by the name of the method that takes them
         self._estimating = False
         self._always_training = False
+
+    @property
+    def not_deferrable(self) -> str:
+        """Why ``sync="deferred"`` is refused, as the end of a sentence; "" if the norm supports it."""
+        return "needs this batch's statistics; use sync=batch"
 
     def train(self, mode: bool = True) -> "RunningNorm":
         """Set the mode; inside :func:`using_batch_statistics` it is always training mode."""

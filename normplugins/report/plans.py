@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Plan:
         published, diverged, left = 0, 0, []
         for (experiment, cell), seeds in self.cells.items():
             # where processes share the batches of an update, a run with any number of them is a run of the plan
-            names = [cell, f"{cell},processes=*"] if shares_batches(experiment) else [cell]
+            names = [escape(cell), f"{escape(cell)},processes=*"] if shares_batches(experiment) else [escape(cell)]
             folder = results / "runs" / experiment
             files = {path.name for name in names for path in folder.glob(f"{name}/seed*.json")}
             for seed in seeds:

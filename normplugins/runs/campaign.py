@@ -29,11 +29,13 @@ from normplugins.runs.compose import compose_config
 from normplugins.runs.plan_file import read_plan_file
 from normplugins.runs.publish import publish
 from normplugins.runs.run import run
+from normplugins.runs.settings import RunSettings, declared
 from normplugins.utils.errors import InUse, NotFinite, UserError
 from normplugins.utils.json_file import read_json, write_json
+from normplugins.utils.settings import invalid_value
 from normplugins.utils.terminal import Column, Table, paragraph, terminal, terminal_width
 
-_FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=")
+_FIXED = ("seed=", "run_dir=", "force=", "dry_run=", "experiment=", "hardware=slurm")
 _REMEDY = "restore it, or delete it to run that seed again"
 _SEEDS = ("seed", "common.seed", "task.seed")  # the keys of a config that hold the seed of the run
 
@@ -111,7 +113,7 @@ def _read(path: Path, results: Path) -> Iterator[Planned]:
         if fixed := [word for word in overrides if word.lstrip("+~").startswith(_FIXED)]:
             raise UserError(
                 f"{path}: '{fixed[0]}' cannot be set in a plan: its blocks name experiments and seeds, and a campaign "
-                "completes each run in the run's own folder"
+                "completes each run itself, in the run's own folder"
             )
         config = compose_config(experiment, overrides)
         check(config)
@@ -119,6 +121,8 @@ def _read(path: Path, results: Path) -> Iterator[Planned]:
 
     for block in plan.blocks:
         for seed in block.seeds:
+            if message := invalid_value(dict(declared(RunSettings))["seed"], seed):
+                raise UserError(f"{path}: {message}")
             for cell in block.cells:
                 overrides = (*plan.overrides, *cell.split())
                 config, settings = composed(block.experiment, overrides)

@@ -73,12 +73,19 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def refuse_keys(overrides: Sequence[str]) -> None:
-    """Raise UserError for an override that deletes a key, sets the name of the cell, or is one of Hydra's own."""
+    """Refuse an override that deletes a key, sets a name that follows from other keys, or is one of Hydra's own.
+
+    Raises:
+        UserError: the message says what to give instead.
+    """
     for item in (override.lstrip("+") for override in overrides):
         if item.startswith(("hydra.", "hydra/")):
             raise UserError(f"'{item}' is a setting of Hydra itself, and a run does not accept it: leave it out")
         if item.startswith(("~", "variant=")):
             raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
+        group, _, value = item.partition(".name=")
+        if value and (config_dir() / group).is_dir():
+            raise UserError(f"'{item}' would change the name alone: choose the whole section with {group}={value}")
 
 
 def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -69,7 +69,10 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
         raise UserError(f"{path} was refused: {why_refused(error)}") from error
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a checkpoint: it holds no model")
-    epoch, history = re.fullmatch(r"checkpoint(\d+)\.pt", path.name), (state.get("extra_state") or {}).get("history")
+    extra = state.get("extra_state") or {}
+    if not isinstance(extra, dict):
+        raise UserError(f"{path} is not a checkpoint: its extra_state is not a dictionary")
+    epoch, history = re.fullmatch(r"checkpoint(\d+)\.pt", path.name), extra.get("history")
     if damage := find_damage(state):
         raise UserError(f"{path} was refused: {damage}")
     if epoch and history and int(epoch[1]) != history.get("epoch"):
@@ -161,7 +164,8 @@ def average(paths: Sequence[Path], destination: Path, run: Identity | None = Non
     state: dict[str, Any] = {}
     for path in progress(paths, "averaging checkpoints", "files"):
         state = load(path, run)
-        if sums and sums.keys() != state["model"].keys():
+        shapes = {name: value.shape for name, value in state["model"].items()}
+        if sums and shapes != {name: value.shape for name, value in sums.items()}:
             raise UserError(f"{path} holds another model than {paths[0]}: they cannot be averaged")
         for name, value in state["model"].items():
             sums[name] = sums.get(name, 0) + value.double() if value.is_floating_point() else value

@@ -54,7 +54,7 @@ def measure(model: nn.Module, states: list[dict[str, Tensor]]) -> tuple[dict[str
         apart = {
             name: [float((other[name].double() - first[name].double()).norm()) for other in others] for name in names
         }
-        distances = [(d and d / max(norms[name], usual), name) for name, found in apart.items() for d in found]
+        distances = [(d and d / (max(norms[name], usual) or 1), name) for name, found in apart.items() for d in found]
         means[kind] = sum(distance for distance, _ in distances) / len(distances)
         largest = max(largest, *distances)
     figures = {f"drift_{kind}": mean for kind, mean in means.items()} | {"most_drift": largest[0]}

@@ -128,13 +128,17 @@ def _wandb_run(options: dict[str, Any], curves: dict[str, list[dict[str, Any]]],
 def chosen_mode() -> str:
     """Return the mode that the user has chosen in wandb's environment variables and settings files.
 
-    If that mode is online, which is wandb's default, but nobody is logged in, return offline.
+    If that mode is online, which is wandb's default, but nobody is logged in, return offline. Raises UserError if
+    wandb's own settings are invalid.
     """
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):  # wandb itself no longer reads it
         return "disabled"
     import wandb  # here, because runs without tracking do not need it
 
-    mode = wandb.setup(wandb.Settings(silent=True)).settings.mode
+    try:
+        mode = wandb.setup(wandb.Settings(silent=True)).settings.mode
+    except ValueError as error:
+        raise UserError(f"wandb's settings are invalid: {' '.join(str(error).split())}") from error
     if mode in ("offline", "dryrun"):
         return "offline"
     return mode if mode == "disabled" or wandb.login(prompt=False, verify=False) else "offline"

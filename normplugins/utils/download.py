@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable, Sequence
+from glob import escape
 from pathlib import Path
 
 import requests
-from rich.console import Console
 from rich.progress import Progress
 
 from normplugins import __version__
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import copy_file, disk_errors, remove
+from normplugins.utils.steps import live_display
 
 MIRROR = "NORMPLUGINS_MIRROR"
 _ATTEMPTS = 3
@@ -94,7 +95,7 @@ def _accept(url: str, part: Path, path: Path, check: Callable[[Path], None]) -> 
         raise UserError(f"{url} returned another file ({error})") from None
     finally:
         remove(unchecked.parent)
-    for left_over in path.parent.glob(f"{path.name}.part*"):
+    for left_over in path.parent.glob(f"{escape(path.name)}.part*"):
         left_over.unlink()
 
 
@@ -151,9 +152,8 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         echo(f"{part.stem}: {'resuming' if resumed else 'downloading'} {url}")
-        console = Console(stderr=True)
         with (
-            Progress(console=console, transient=True, disable=not console.is_terminal) as bar,
+            live_display(*Progress.get_default_columns()) as bar,
             part.open("ab" if resumed else "wb") as file,
         ):
             task = bar.add_task(part.stem, total=total, completed=start)

@@ -10,6 +10,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from normplugins.utils.errors import UserError
@@ -154,7 +155,7 @@ def whole_folder(folder: Path, key: str = "", resumable: Callable[[Path], bool] 
     """
     temporary, old = folder.with_name(f".{folder.name}.{key}.tmp"), folder.with_name(f".{folder.name}.old")
     with disk_errors(folder):
-        for left_over in (*folder.parent.glob(f".{folder.name}.*.tmp"), old):
+        for left_over in (*folder.parent.glob(f".{escape(folder.name)}.*.tmp"), old):
             if left_over != temporary or not resumable(temporary):
                 remove(left_over)
         try:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 Echo = Callable[[str], None]
 LINE_EVERY = 60.0
 """Seconds between two plain lines of a long step."""
+_CONSOLE = Console(stderr=True)  # one for all displays, because two on one terminal would overwrite each other
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def step(title: str, echo: Echo | None = print) -> Iterator[Echo]:
     """
     _line(title, echo)
     text = columns.TextColumn("{task.description}", table_column=Column(no_wrap=False))
-    bar = _live(columns.SpinnerColumn(), text, columns.TimeElapsedColumn())
+    bar = live_display(columns.SpinnerColumn(), text, columns.TimeElapsedColumn())
     task = bar.add_task(title, total=None)
     with bar:
         yield lambda text: bar.update(task, description=text)
@@ -47,7 +48,7 @@ def progress(
     """
     total = len(items) if total is None and isinstance(items, Sized) else total
     _line(f"{title}: {total:,} {unit}" if total is not None else title, echo)
-    bar = _live(columns.BarColumn(bar_width=12), _Figures(table_column=Column(no_wrap=False)))
+    bar = live_display(columns.BarColumn(bar_width=12), _Figures(table_column=Column(no_wrap=False)))
     task = bar.add_task(title, total=total, unit=unit)
     begun = shown = time.monotonic()
     with bar:
@@ -71,11 +72,11 @@ class _Figures(columns.ProgressColumn):
         return Text(f"{task.description}: {task.completed:,.0f}{total} {task.fields['unit']}{left}")
 
 
-def _live(*shown: columns.ProgressColumn) -> columns.Progress:
-    console = Console(stderr=True)
+def live_display(*shown: columns.ProgressColumn) -> columns.Progress:
+    """Return a display that a terminal shows while it is entered; one inside another appears below it."""
     redirected = sys.stdout.isatty()  # prints appear above the display; output to a file is left alone
     return columns.Progress(
-        *shown, console=console, transient=True, redirect_stdout=redirected, disable=not console.is_terminal
+        *shown, console=_CONSOLE, transient=True, redirect_stdout=redirected, disable=not _CONSOLE.is_terminal
     )
 
 

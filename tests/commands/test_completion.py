@@ -38,6 +38,7 @@ def test_bash_completes_what_the_parser_and_the_registries_have(completed):
     assert completed("normplugins run iwslt14 norm=pn_") == ["pn_alg2"]
     assert completed("normplugins run iwslt14 norm.group_s") == ["norm.group_scaling="]
     assert completed("normplugins run iwslt14 seed=") == []
+    assert completed("normplugins run iwslt14 hardware.name") == []  # it follows from hardware=
     assert completed("normplugins completion ") == ["--help", "bash", "zsh"]
     assert completed("normplugins fold runs/") == []  # then the shell completes file names
 

@@ -52,8 +52,7 @@ class Reader(nn.Module):
     def __init__(self, ahead):
         super().__init__()
         self.ahead = ahead
-        vocabulary = Namespace(adaptive_input=None)
-        self.decoder = Namespace(dictionary=range(20), vocabulary=vocabulary, output_layer=lambda scores: scores)
+        self.decoder = Namespace(dictionary=range(20), output_layer=lambda scores: scores)
 
     def extract_features(self, inputs):
         ahead = torch.cat([inputs[:, self.ahead :], inputs.new_zeros(len(inputs), self.ahead)], dim=1)
@@ -88,10 +87,8 @@ def test_the_published_model_sees_every_token_in_evaluation(norm):
 def test_an_adaptive_softmax_is_measured_too():
     settings = {"adaptive_softmax_cutoff": "6,12", "adaptive_input": True, "norm": "ln"}
     model = make_language_model("tensor", causal=True, **settings)
-    embedding = model.decoder.vocabulary.adaptive_input
     assert is_zero(evaluated(model))
     assert is_zero(trained(model))
-    assert model.decoder.vocabulary.adaptive_input is embedding
     assert is_seen(evaluated(make_language_model("tensor", causal=False, **settings)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -152,7 +153,10 @@ def _execute(arguments: list[str], folder: str, output: str, at: Point | None, e
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if at:
         sys.addaudithook(signal_at(at))
-    sys.exit(main(arguments))
+    try:
+        sys.exit(main(arguments))
+    finally:
+        atexit._run_exitfuncs()  # as in a process that multiprocessing did not start: wandb waits for its own process
 
 
 def signal_at(point: Point) -> Any:

@@ -86,6 +86,15 @@ def test_a_checkpoints_settings_that_are_gone_are_taken_where_they_said_nothing(
         models.build_model(node, make_task(), from_checkpoint=True)
 
 
+def test_a_stock_checkpoint_may_have_the_settings_that_are_gone():
+    normplugins.register()
+    parser = options.get_training_parser("language_modeling")
+    args = options.parse_args_and_arch(parser, ["data", "--arch", "transformer_lm", "--decoder-layers", "1"])
+    config = convert_namespace_to_omegaconf(args)
+    assert config.model.adaptive_softmax_factor != 1
+    assert len(models.build_model(config.model, make_task(), from_checkpoint=True).decoder.layers) == 1
+
+
 @pytest.mark.slow
 def test_stock_train_with_user_dir_learns_and_saves(tmp_path):
     """``--user-dir`` as fairseq does it: it imports the package, then each file of models/ once more."""

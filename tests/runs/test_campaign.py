@@ -212,6 +212,8 @@ def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
         ("{blocks: [{experiment: nope, cells: [norm=ln], seeds: [1]}]}", "unknown experiment 'nope'"),
         ("{blocks: [{experiment: demo, cells: [norm=nope], seeds: [1]}]}", "unknown norm 'nope'"),
         ("{blocks: [{experiment: demo, cells: [seed=3], seeds: [1]}]}", "'seed=3' cannot be set in a plan"),
+        ("{blocks: [{experiment: demo, cells: [hardware=slurm], seeds: [1]}]}", "completes each run itself"),
+        ("{blocks: [{experiment: demo, cells: [norm=ln], seeds: [1, -1]}]}", "plan.yaml: seed is -1"),
         ("{blocks: [{experiment: demo, cells: [evaluate.beam=0], seeds: [1]}]}", "evaluate.beam is 0"),
     ],
 )

@@ -22,12 +22,15 @@ def test_a_cleaned_run_is_complete_and_can_be_scored(run, trained, accepted):
     assert "no finished run has a checkpoint that it does not need" in accepted("clean", "run")
 
 
-def test_nothing_is_deleted_without_an_answer(run, refused, accepted, monkeypatch):
+def test_nothing_is_deleted_without_an_answer(run, refused, accepted, normplugins, monkeypatch):
     before = files(run)
     assert "can be deleted: confirm it with --yes" in refused("clean", "run")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: "")
     assert accepted("clean", "run").endswith("nothing was deleted\n")
+    status, output, errors = normplugins("clean", "run", "nowhere")
+    assert (status, output.endswith("nothing was deleted\n")) == (1, True)
+    assert errors.endswith("1 runs were not cleaned\n")
     assert files(run) == before
 
 

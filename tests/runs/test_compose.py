@@ -163,6 +163,8 @@ def test_hardware_does_not_change_the_cell():
         ("+common.foo=1", ["unknown key 'common.foo'", "Known in common"]),
         ("~lr_scheduler", ["'~lr_scheduler'", "leave it out"]),
         ("variant=foo", ["'variant=foo'", "leave it out"]),
+        ("norm.name=pn", ["'norm.name=pn'", "norm=pn"]),
+        ("hardware.name=slurm", ["hardware=slurm"]),
         ("=3", []),
         ("seed=1,2", ["'seed=1,2' has several values", "-m"]),
         ("norm=ln,pn", ["'norm=ln,pn' has several values", "-m"]),

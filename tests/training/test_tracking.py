@@ -13,6 +13,7 @@ from wandb.proto import wandb_internal_pb2
 from normplugins.runs.cell import display_name
 from normplugins.training import tracking
 from normplugins.training.tracking import tracked
+from normplugins.utils.errors import UserError
 from tests.helpers.runs import TINY, succeed
 
 
@@ -192,3 +193,9 @@ def test_the_mode_is_chosen_in_wandb(user, tmp_path, chosen, runs):
         (tmp_path / "wandb").mkdir()
         (tmp_path / "wandb" / "settings").write_text(f"[default]\nmode = {chosen}\n")
     assert len(track(tmp_path)) == runs
+
+
+def test_a_mode_that_wandb_does_not_have_is_refused(user, tmp_path):
+    user.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(UserError, match=r"wandb's settings are invalid: .*onlin"):
+        track(tmp_path)

@@ -92,6 +92,16 @@ def test_a_place_where_no_file_can_be_is_refused_in_one_line(tmp_path, monkeypat
     assert names(tmp_path) == ["folder"]
 
 
+def test_what_a_killed_process_left_does_not_enter_a_folder_with_any_name(tmp_path):
+    folder, left_over = tmp_path / "out[1]", tmp_path / ".out[1].previous.tmp"
+    left_over.mkdir()
+    (left_over / "stale").touch()
+    with whole_folder(folder) as temporary:
+        (temporary / "new").touch()
+    assert names(tmp_path) == ["out[1]"]
+    assert names(folder) == ["new"]
+
+
 def test_a_place_where_no_folder_can_be_is_refused_in_one_line():
     with (
         pytest.raises(UserError, match=r"cannot write /proc/x: No such file or directory"),

@@ -18,6 +18,8 @@ with step("averaging 5 checkpoints", {echo}) as tell:
     tell("the second part")
     print("a result of 12,345.67")
     time.sleep(0.3)
+    for _ in progress(range(3), "a part of it", echo={echo}):
+        time.sleep(0.2)
 for _ in progress(range(1234), "translating 9,876 sentences", echo={echo}):
     time.sleep(0.0005)
 """
@@ -56,6 +58,7 @@ def test_a_terminal_shows_whole_numbers_and_the_output_has_only_results(tmp_path
         screen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen)
         assert "averaging 5 checkpoints" in screen
         assert "the second part" in screen
+        assert re.search(r"the second part 0:00:0\d\s+\S+ a part of it: 1 of 3", screen), "below what contains it"
         assert re.search(r"of\s+1,234\s+batches,\s+0:00:0\d\s+left", screen)
         assert "0:00:0" in screen
         assert "…" not in screen

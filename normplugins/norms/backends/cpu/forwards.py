@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.norms.backends.cpu.kernels import run_pass
-from normplugins.norms.base import check_input
 from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
@@ -39,14 +38,11 @@ def forward(
     """
     if isinstance(norm, PowerNormV | BatchNorm) and norm.synchronizes:
         return norm.plain(x, padding_mask)
-    if isinstance(norm, RMSNorm):
-        check_input(x, norm.dim, flat=False)
-        rows, real = token_rows(x.reshape(-1, norm.dim), None, norm.dim)
-    else:
-        rows, real = token_rows(x, padding_mask, norm.dim)
+    alone = isinstance(norm, RMSNorm)
+    rows, real = token_rows(x, None if alone else padding_mask, norm.dim, flat=not alone)
     padding = None if real is None else ~real.view(-1)
     tokens = len(rows) - (0 if padding is None else int(padding.sum()))  # int() does not wait on a CPU
-    bias = None if isinstance(norm, RMSNorm) else norm.bias.to(rows.dtype)
+    bias = None if alone else norm.bias.to(rows.dtype)
     y: Tensor = _Function.apply(  # type: ignore[no-untyped-call]
         compute, rows.contiguous(), norm.weight.to(rows.dtype), bias, padding, tokens, norm
     )
