@@ -68,7 +68,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) ->
         options.norms = tuple(filter(None, options.norms.split(",")))
         if unknown := [name for name in options.norms if name not in known_norms()]:
             raise UserError(f"--norms: unknown norm '{unknown[0]}'. Known: {', '.join(known_norms())}")
-    for name in ("repeats", "threads"):
+    for name in ("repeats", "threads", "updates"):
         number = getattr(options, name, None)
         if number is not None and number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
@@ -163,12 +163,17 @@ def append(path: Path, new: pd.DataFrame) -> None:
         UserError: the file has other columns, or cannot be written.
     """
     exists = path.exists()
-    if exists and list(pd.read_csv(path, nrows=0).columns) != COLUMNS:
-        raise UserError(f"{path} does not have the columns {', '.join(COLUMNS[:3])}, ...: move it away")
+    check_columns(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as file:
             file.write(new.to_csv(index=False, header=not exists, lineterminator="\n").encode())
+
+
+def check_columns(path: Path) -> None:
+    """Raise UserError if there is a file of measurements that has other columns."""
+    if path.exists() and list(pd.read_csv(path, nrows=0).columns) != COLUMNS:
+        raise UserError(f"{path} does not have the columns {', '.join(COLUMNS[:3])}, ...: move it away")
 
 
 def read(path: Path) -> pd.DataFrame:

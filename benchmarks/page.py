@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.measure import CSV, append, case_of, fields_of, read
+from benchmarks.measure import CSV, append, case_of, check_columns, fields_of, read
 from normplugins.norms import known_norms
 from normplugins.report import style
 from normplugins.report.table import markdown
@@ -34,7 +34,12 @@ turns, with the 20th and 80th percentile; × is the median of the times of one t
 
 @contextmanager
 def regenerated(results: Path) -> Iterator[None]:
-    """Write the page when the block ends, even after an interrupt."""
+    """Write the page when the block ends, even after an interrupt.
+
+    Raises:
+        UserError: the file of measurements has other columns.
+    """
+    check_columns(results / CSV)  # before minutes of measuring
     try:
         yield
     finally:

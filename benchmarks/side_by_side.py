@@ -21,6 +21,7 @@ from normplugins.cli import call
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training.distributed import on_cpu
+from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json, write_json
 from normplugins.utils.threads import use_threads
 
@@ -37,10 +38,13 @@ PATIENCE = 300.0  # seconds that processes wait for each other
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure an experiment, and add its entry to the file of results: rates by number of processes, and ``jobs``."""
     options = parse(PARSER, argv)
+    counts = [int(text) if text.strip().isdecimal() else 0 for text in options.counts.split(",")]
+    if not all(counts):
+        raise UserError(f"--counts {options.counts}: give numbers of processes, such as 1,2,4,8")
     config = compose_config(options.experiment, options.overrides)
     check(config)
     where, found = machine(options.threads, on_cpu(config)), {}
-    for count in map(int, options.counts.split(",")):
+    for count in counts:
         threads = max(1, options.threads // count)
         found[count] = measure(options.experiment, options.overrides, count, threads, options.seconds)
         print(f"{options.experiment}: {count} processes, {found[count]:.2f} updates/s", flush=True)

@@ -72,7 +72,7 @@ def text_task(config: DictConfig, lengths: Path | None) -> tuple[Any, str]:
     try:
         with np.load(lengths) as arrays:
             sizes = [arrays[language] for language in (config.task.source_lang, config.task.target_lang)]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"--lengths {lengths}: no .npz file with an array for each language ({error})") from error
 
     def load_dataset(split: str, **_options: Any) -> None:

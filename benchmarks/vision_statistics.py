@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def read_images(archive: Path) -> tuple[Tensor, Tensor]:
             for member in sorted(tar.getnames()):
                 if "data_batch" in member and (file := tar.extractfile(member)):
                     records.append(np.frombuffer(file.read(), np.uint8).reshape(-1, 1 + IMAGE))
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except (OSError, EOFError, tarfile.TarError, ValueError, zlib.error) as error:
         raise UserError(f"{archive} is no archive of CIFAR-10 in the binary version: {error}") from error
     if not records:
         raise UserError(f"{archive} holds no data_batch_*.bin: give the binary version of CIFAR-10 with --archive")

@@ -37,7 +37,7 @@ def load_exported(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     except FileNotFoundError as error:
         missing = Path(error.filename or WEIGHTS).name  # safetensors names no file
         raise UserError(f"{folder} is not an exported model: it has no {missing}") from error
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (AttributeError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{folder} is damaged ({reason}): export the run again") from error
     return model.eval(), task, config

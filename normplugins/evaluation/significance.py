@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ class Resampled:
 
     score: float
     resamples: Array
-    sentences: int
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,10 @@ class Difference:
         p: the two-sided p-value by the same distribution, not adjusted; NaN with one seed.
         seeds: the seeds that both sides have.
         by_seed: the difference of the two corpus scores of each seed.
-        sentences: the number of sentences or segments that were resampled.
         seed_variance: s² / n, NaN with one seed. s² is the variance between seeds. It includes the part of the variance
             between sentences that is specific to a seed, and is at least this part: few seeds can agree by chance.
         sentence_variance: the part of the variance between sentences that is common to all seeds, NaN with one seed.
+        own_variance: the part of the variance between sentences that is specific to a seed, NaN with one seed.
         bootstrap: the 95 % percentile interval of the hierarchical bootstrap. With few seeds it is too narrow, and no
             verdict uses it. With one seed it is the interval over sentences alone.
     """
@@ -60,15 +59,23 @@ class Difference:
     p: float
     seeds: tuple[int, ...]
     by_seed: tuple[float, ...]
-    sentences: int
     seed_variance: float
     sentence_variance: float
+    own_variance: float
     bootstrap: tuple[float, float]
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval over seeds and sentences; with one seed, over sentences alone."""
         return self.bootstrap if len(self.seeds) == 1 else (self.low, self.high)
+
+    def shifted(self, by: Sequence[float]) -> Difference:
+        """Return the difference of two or more seeds with a constant added to that of each seed."""
+        by_seed = np.array(self.by_seed) + by
+        low, high = self.bootstrap
+        moved = float(by_seed.mean()) - self.mean
+        numbers = _student(by_seed, self.sentence_variance, self.own_variance)
+        return replace(self, by_seed=tuple(by_seed.tolist()), bootstrap=(low + moved, high + moved), **numbers)
 
 
 def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES) -> list[Resampled]:
@@ -88,7 +95,7 @@ def resample(runs: Sequence[Array], score: Score, resamples: int = RESAMPLES) ->
         weights = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
         found.append(score((weights @ stacked.reshape(size, -1)).reshape(rows, *stacked.shape[1:])))
     scores, resampled = score(stacked.sum(axis=0)), np.concatenate(found)
-    return [Resampled(float(scores[index]), resampled[:, index], size) for index in range(len(runs))]
+    return [Resampled(float(scores[index]), resampled[:, index]) for index in range(len(runs))]
 
 
 def paired_difference(
@@ -102,26 +109,33 @@ def paired_difference(
     seeds = sorted(system.keys() & baseline.keys())
     if not seeds:
         raise ValueError("no seed is common to both sides")
-    n, size = len(seeds), system[seeds[0]].sentences
+    n = len(seeds)
     by_seed = np.array([system[key].score - baseline[key].score for key in seeds])
     resampled = np.stack([system[key].resamples - baseline[key].resamples for key in seeds], axis=1)
     drawn = np.random.default_rng([SEED, n]).integers(n, size=resampled.shape)
     hierarchical = np.take_along_axis(resampled, drawn, axis=1).mean(axis=1)
     # Symmetric quantiles: with them, swapping the sides negates the interval exactly.
     ordered, cut = np.sort(hierarchical), int(len(hierarchical) * LEVEL / 2)
-    mean, low, high = float(by_seed.mean()), math.nan, math.nan
-    seed_variance = sentence_variance = p = math.nan
+    bootstrap = float(ordered[cut]), float(ordered[len(ordered) - 1 - cut])
+    common = own = math.nan
     if n > 1:
-        sentence_variance, own_variance = _variances(resampled) if sentences else (0.0, 0.0)
-        seed_variance = max(float(by_seed.var(ddof=1)), own_variance) / n
-        error = math.sqrt(seed_variance + sentence_variance)
-        reach = student_quantile(1 - LEVEL / 2, n - 1) * error
-        low, high = mean - reach, mean + reach
-        p = 2 * (1 - student_cdf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+        common, own = _variances(resampled) if sentences else (0.0, 0.0)
     return Difference(
-        mean, low, high, p, tuple(seeds), tuple(by_seed.tolist()), size, seed_variance, sentence_variance,
-        (float(ordered[cut]), float(ordered[len(ordered) - 1 - cut])),
+        **_student(by_seed, common, own), seeds=tuple(seeds), by_seed=tuple(by_seed.tolist()),
+        sentence_variance=common, own_variance=own, bootstrap=bootstrap,
     )  # fmt: skip
+
+
+def _student(by_seed: Array, sentence_variance: float, own_variance: float) -> dict[str, float]:
+    """Return mean, interval, p-value and ``seed_variance`` of a :class:`Difference`."""
+    n, mean = len(by_seed), float(by_seed.mean())
+    if n == 1:
+        return {"mean": mean, "low": math.nan, "high": math.nan, "p": math.nan, "seed_variance": math.nan}
+    seed_variance = max(float(by_seed.var(ddof=1)), own_variance) / n
+    error = math.sqrt(seed_variance + sentence_variance)
+    reach = student_quantile(1 - LEVEL / 2, n - 1) * error
+    p = 2 * (1 - student_cdf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return {"mean": mean, "low": mean - reach, "high": mean + reach, "p": p, "seed_variance": seed_variance}
 
 
 def _variances(resampled: Array) -> tuple[float, float]:

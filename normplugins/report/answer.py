@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.evaluation import significance
+from normplugins.report import processors
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import (
     CELLS,
@@ -29,7 +30,7 @@ Findings = Mapping[str, Sequence[Finding]]
 """The findings of each checkpoint, in the order of the contrasts."""
 QUESTIONS = {
     "PN - LN": "Does PN as released translate better than LN?",
-    "BN - LN": "Is BN worse than LN, as the paper presupposes?",
+    "BN - LN": "Is textbook BN worse than LN?",
 }
 """The question that each of these contrasts answers by itself."""
 PARTS = {
@@ -37,15 +38,15 @@ PARTS = {
     "PN-V with group scaling - PN-V": "Group scaling, tested in PN-V",
 }
 """The part of PN that each of these contrasts isolates (amendment 15 of the protocol)."""
-EFFECTS = {"better": "a better score", "worse": "a worse score", "equivalent": f"an effect of less than {MARGIN} BLEU"}
+EFFECTS = {"better": "a better score", "worse": "a worse score", "equivalent": f"no effect of {MARGIN} BLEU or more"}
 """What the part of PN that a contrast isolates causes, by the contrast's verdict."""
 RULE = (
     "Scores are tokenized BLEU on lower-cased text, on all four test sets together. The scored model is the mean of "
     "the last five epochs' checkpoints. The intervals are 95 % intervals over seeds and sentences, not adjusted. "
-    "Holm's method adjusts p, separately for the six confirmatory and the six exploratory contrasts{incomplete}. The "
-    "verdicts apply to this corpus and this small model. [docs/norms.md](../docs/norms.md) explains the norms. The "
-    "[protocol](../docs/protocol.md) says how a verdict is reached, and which of its rules were made after scores were "
-    "known."
+    "Holm's method adjusts p, separately for the six confirmatory and the six exploratory contrasts{incomplete}. A "
+    "decided contrast is better, worse or equivalent. The verdicts apply to this corpus and this small model. "
+    "[docs/norms.md](../docs/norms.md) explains the norms. The [protocol](../docs/protocol.md) says how a verdict is "
+    "reached, and which of its rules were made after scores were known."
 )
 INCOMPLETE = "; for a complete contrast, it counts every incomplete one as p = 1"
 """How Holm's method counts contrasts whose runs are not all published."""
@@ -68,7 +69,7 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
     )
     (released,) = find(results, contrasts=[RELEASED])
     worse += (
-        " This is textbook BN. The BN of the released code, which is most likely the paper's, scales each token first. "
+        " The BN of the released code, which is most likely the paper's, scales each token first. "
         f"{RELEASED.name}: {describe_difference(released, p_value=False)}; the protocol has no such contrast."
     )
     worse += _statistics_of_bn(probe)
@@ -80,6 +81,7 @@ def sentences(results: Path, findings: Findings, found: pd.DataFrame, probe: pd.
         worse,
         _others(others),
         _checkpoints(findings),
+        *filter(None, [processors.sensitivity(results, primary, scores)]),
         RULE.format(incomplete="" if all(each.complete for each in primary) else INCOMPLETE),
     ]
 
@@ -110,7 +112,9 @@ def without_penalty(finding: Finding, scores: pd.DataFrame) -> str:
 
 def _of_length(finding: Finding, scores: pd.DataFrame) -> str:
     difference = without_penalty(finding, scores)
-    return f" Without BLEU's penalty for short translations, the difference is {difference} BLEU." if difference else ""
+    return (
+        f" Without BLEU's penalty for short translations, it is {difference} BLEU (not tested)." if difference else ""
+    )
 
 
 def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
@@ -122,10 +126,10 @@ def describe_progress(results: Path, primary: Sequence[Finding]) -> str:
     decided = sum(each.decided and each.final for each in primary)
     verdicts = f"Contrasts: {complete} of {len(primary)} complete, {decided} decided."
     if not progress.left:
-        return f"**The answer is complete:** {runs}. {verdicts}"
+        return f"**The protocol is complete:** {runs}. {verdicts}"
     most = max(each.seeds for each in primary)
     seeds = f" No contrast has more than {most} seed{'' if most == 1 else 's'} yet." if most < SPREAD_SEEDS else ""
-    return f"**The answer is incomplete:** {runs}. {verdicts}{seeds}"
+    return f"**The protocol is incomplete:** {runs}. {verdicts}{seeds}"
 
 
 def describe_verdict(found: Finding) -> str:
@@ -234,7 +238,7 @@ def _short_runs(results: Path) -> str:
     if not all(each.difference for each in found):
         return ""
     said = "; ".join(
-        f"{CELLS[norm]}: {describe_difference(each)}, {each.verdict_so_far}"
+        f"{CELLS[norm]}: {describe_difference(each)}, {EXPLORATORY}: {each.verdict_so_far}"
         for norm, each in zip(("pn", "pn_alg2"), found, strict=True)
     )
     return (
@@ -267,11 +271,11 @@ def _checkpoints(findings: Findings) -> str:
     )
     text = f"**Does the choice of the checkpoint matter?** {first[0].contrast.name}: {shown}."
     if others:
-        means = [[each.difference.mean for each in row if each.difference] for row in others]
-        change = max(abs(mean - averaged) for averaged, *rest in means for mean in rest)
+        means = {row[0].contrast.name: [each.difference.mean for each in row if each.difference] for row in others}
+        change, name = max((abs(mean - averaged), name) for name, (averaged, *rest) in means.items() for mean in rest)
         text += (
             " In the other complete contrasts, the last or the best checkpoint changes the difference by at most "
-            f"{change:.2f} BLEU."
+            f"{change:.2f} BLEU ({name})."
         )
     return text
 

@@ -9,7 +9,7 @@ import pandas as pd
 from normplugins.report import gradients_figure, probe_claims, sweeps
 from normplugins.report.answer import agreement, describe_difference, scaling_in_short_runs, small_before_holm
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import EXPERIMENT, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
+from normplugins.report.contrasts import EXPERIMENT, EXPLORATORY, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.evidence import FAILS, HOLDS, Evidence, links_of_pairs
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.table import build_table, markdown
@@ -78,7 +78,7 @@ def _scaling_elsewhere(results: Path) -> str:
     short = scaling_in_short_runs(results)[0]
     measured = (
         f"In the runs of half the epochs (plan {NU_BOUND}, which the protocol does not cover; p adjusted over two "
-        f"differences): {describe_difference(short)}, {short.verdict_so_far}. {links_of_pairs(short)} "
+        f"differences): {describe_difference(short)}, {EXPLORATORY}: {short.verdict_so_far}. {links_of_pairs(short)} "
     )
     return (
         f"{measured if short.difference else ''}In the issue, an author reports that PN without group scaling has "
@@ -106,7 +106,7 @@ def _diverges(evidence: Evidence) -> tuple[str, str]:
         return NOT_RUN, "No run is published."
     verdict = UNDECIDED if ended + lost < SPREAD_SEEDS or (ended and lost) else FAILS if ended else HOLDS
     counted = f"Runs that diverged: {lost} of {ended + lost}. {evidence.links(cell) if ended else ''}".strip()
-    return so_far(verdict, evidence.complete(cell)), counted
+    return so_far(verdict, evidence.ended(EXPERIMENT, cell)), counted
 
 
 GPU = "gpu"
@@ -124,8 +124,8 @@ CLAIMS = (
     Claim("PN without group scaling diverges (here: Multi30k)", "released code, issue 15", _diverges),
     Claim("PN-V's gradient is smaller than BN's in every channel", f"{HERE} (stronger than the paper's)",
           probe_claims.smaller_gradient),
-    Claim("The approximate backward pass keeps gradients bounded", "paper, theory", probe_claims.bounded,
-          plan=NU_BOUND),
+    Claim("The approximate backward pass keeps its gradients bounded (here: by the bound of ν)", "paper, theory",
+          probe_claims.bounded, plan=NU_BOUND),
     Claim("Moving averages approach the batch's statistics", COMMON, probe_claims.averages),
     Claim("Pre-norm has smoother gradients by depth than post-norm, in decoders at initialization", COMMON,
           lambda evidence: gradients_figure.pre_norm(evidence.results, "decoder"),

@@ -44,7 +44,11 @@ def as_text(systems: Sequence[System], findings: Sequence[Finding], width: int |
         assert finding.difference is not None  # compare() has refused systems without a common seed
         seed = finding.difference.seeds[0]
         tests = _tests(other.runs[seed], baseline.runs[seed])
-        lines = _lines(finding, finding.difference, tests, baseline.first.metric)
+        size = len(other.runs[seed].statistics)
+        lines = _lines(finding, finding.difference, tests, baseline.first.metric, size)
+        corpora = [run.record["corpus"] for system in (other, baseline) for run in system.runs.values()]
+        if len({str((corpus.get("note"), corpus.get("counts", {}).get("train"))) for corpus in corpora}) > 1:
+            lines.append("the runs were trained on different texts, so the difference is not only that of the norms")
         title = paragraph(f"{other.name} - {baseline.name}", width)
         blocks.append("\n".join([title, *(paragraph(f"  {line}", width, "    ") for line in lines)]))
     return "\n\n".join(blocks)
@@ -76,8 +80,8 @@ def _scores(systems: Sequence[System]) -> Table:
     return build_table(f"Test scores of the checkpoint '{first.checkpoint}'", rows, ["run"], details, notes)
 
 
-def _lines(finding: Finding, difference: Difference, tests: dict[str, float], metric: str) -> list[str]:
-    """Return the facts of a finding, one per line."""
+def _lines(finding: Finding, difference: Difference, tests: dict[str, float], metric: str, size: int) -> list[str]:
+    """Return the facts of a finding, one per line; ``size`` is the number of sentences or segments of the test set."""
     perplexity, pairs = metric == "ppl", len(difference.seeds)
     unit, digits = ("nats per word", 4) if perplexity else (metric_name(metric), 2)
     low, high, *bootstrap = (
@@ -89,9 +93,9 @@ def _lines(finding: Finding, difference: Difference, tests: dict[str, float], me
         adjusted = f", adjusted (Holm) {finding.p_adjusted:.2g}" if finding.p_adjusted != difference.p else ""
         lines.append(f"95 % interval over {which}: {low} to {high}, p = {difference.p:.2g}{adjusted}; {pairs} seeds")
         lines.append(f"hierarchical bootstrap, beside it: {' to '.join(bootstrap)} (too narrow with few seeds)")
-    elif difference.sentences > 1:
+    elif size > 1:
         units = "segments" if perplexity else "sentences"
-        lines.append(f"95 % interval over {difference.sentences:,} {units} of this one pair: {' to '.join(bootstrap)}")
+        lines.append(f"95 % interval over {size:,} {units} of this one pair: {' to '.join(bootstrap)}")
     if tests:
         by = "over segments" if perplexity else "sacreBLEU's tests"
         values = ", ".join(f"{name.replace('_', ' ')} p = {p:.2g}" for name, p in tests.items())

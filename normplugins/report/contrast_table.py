@@ -6,7 +6,7 @@ from normplugins.report import answer
 from normplugins.report.answer import Findings
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED
-from normplugins.report.records import distinct
+from normplugins.report.processors import describe_mixed
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
 
@@ -51,7 +51,7 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         f"Of {len(runs)} runs, {len(runs) - len(ended)} diverged and {(ended['stopped_by'] == 'patience').sum()} "
         "stopped early.",
         *_last_checkpoint(scores),
-        _mixed_hardware(findings, ended),
+        describe_mixed(findings[CHECKPOINTS[0]], ended),
     ]
     if any(row[POWER] for row in rows):
         notes.append(
@@ -84,23 +84,6 @@ def as_csv(findings: Findings) -> str:
                "bootstrap_low", "bootstrap_high", "p_holm", "verdict", "seeds_needed", "diverged_system",
                "diverged_baseline"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns).to_csv(index=False, float_format="%.6g")
-
-
-def _mixed_hardware(findings: Findings, ended: pd.DataFrame) -> str:
-    """Return in how many pairs the two runs did not use a single processor, or a single number of threads."""
-    pairs = [(each.contrast, seed) for each in findings[CHECKPOINTS[0]] if each.difference
-             for seed in each.difference.seeds]  # fmt: skip
-    runs = ended.set_index(["variant", "seed"])
-    # A run that was resumed on another processor has two of them.
-    processors, threads = (
-        sum("; " in distinct(used[[(one.system, seed), (one.baseline, seed)]]) for one, seed in pairs)
-        for used in (runs["hardware"], runs["threads"])
-    )
-    return (
-        f"In {processors} of {len(pairs)} pairs the two runs did not use one and the same processor throughout, and in "
-        f"{threads} not one and the same number of threads. Both change the rounding, so that the same seed gives "
-        "another model (amendments 11 and 18 of the protocol)."
-    )
 
 
 def _last_checkpoint(scores: pd.DataFrame) -> list[str]:

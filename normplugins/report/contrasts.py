@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.evaluation import significance
-from normplugins.evaluation.significance import RESAMPLES, Difference, Resampled
+from normplugins.evaluation.significance import RESAMPLES, Difference
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.plans import Plan, plan_of
 from normplugins.runs.scored_runs import METRICS, System, check_comparable, read_published
@@ -190,16 +190,26 @@ def judge(
     runs = {name: {seed: next(drawn) for seed in system.runs} for name, system in systems.items()}
     findings = []
     for contrast, seeds in zip(contrasts, planned, strict=True):
-        difference = _difference(runs[contrast.system], runs[contrast.baseline], seeds, perplexity)
         sides = systems[contrast.system], systems[contrast.baseline]
         counted = seeds or {seed for side in sides for seed in (*side.runs, *side.diverged)}
+        ours, theirs = (
+            {seed: run for seed, run in runs[name].items() if seed in counted}
+            for name in (contrast.system, contrast.baseline)
+        )
+        paired = ours.keys() & theirs.keys()
+        difference = significance.paired_difference(ours, theirs, sentences=not perplexity) if paired else None
         lost = [counted & {*side.diverged} for side in sides]
         known = {*(difference.seeds if difference else ())}.union(*lost)
         early = sum(run.record.get("training", {}).get("stopped_by") == "patience"
                     for side in sides for seed, run in side.runs.items() if seed in counted)  # fmt: skip
-        diverged = (len(lost[0]), len(lost[1]))
-        ended = (len(counted & {*sides[0].runs}), len(counted & {*sides[1].runs}))
+        diverged, ended = (len(lost[0]), len(lost[1])), (len(ours), len(theirs))
         findings.append(Finding(contrast, difference, len(seeds), diverged, ended, seeds <= known, early))
+    return with_verdicts(findings, perplexity)
+
+
+def with_verdicts(findings: Sequence[Finding], perplexity: bool = False) -> list[Finding]:
+    """Return findings with adjusted p-values and verdicts, by the rule of the protocol."""
+    contrasts = [each.contrast for each in findings]
     p_values = pd.Series([math.nan if each.difference is None else each.difference.p for each in findings])
     complete = pd.Series([each.complete for each in findings], dtype=bool)
     # Complete contrasts are adjusted as if incomplete ones had p = 1, so that later runs cannot increase their
@@ -209,17 +219,6 @@ def judge(
     final = complete & ((lowest < significance.LEVEL) == (adjusted < significance.LEVEL))
     return [_with_verdict(replace(each, p_adjusted=p, final=is_final), perplexity)
             for each, p, is_final in zip(findings, adjusted, final, strict=True)]  # fmt: skip
-
-
-def _difference(
-    system: Mapping[int, Resampled], baseline: Mapping[int, Resampled], planned: Set[int], perplexity: bool
-) -> Difference | None:
-    """Return the difference over the planned seeds, or over all if none is planned; None without a common seed."""
-    ours, theirs = (
-        {seed: run for seed, run in side.items() if not planned or seed in planned} for side in (system, baseline)
-    )
-    common = ours.keys() & theirs.keys()
-    return significance.paired_difference(ours, theirs, sentences=not perplexity) if common else None
 
 
 def _holm(p_values: pd.Series, contrasts: Sequence[Contrast]) -> pd.Series:

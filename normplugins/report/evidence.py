@@ -36,14 +36,10 @@ class Evidence:
         """Return Markdown links to the pages of these cells' runs."""
         return _links({cell: self.seeds(cell) for cell in cells})
 
-    def complete(self, *cells: str) -> bool:
-        """Whether every planned run of these cells is published or has diverged."""
-        left = Plan.named(EXPERIMENT).progress(self.results).left
-        return not {(EXPERIMENT, cell) for cell in cells} & {*left}
-
-    def ended(self, plan: str) -> bool:
-        """Whether no run of a plan is left."""
-        return not Plan.named(plan).progress(self.results).left
+    def ended(self, plan: str, *cells: str) -> bool:
+        """Whether no run of a plan, or of these cells of it, is left: each is published or has diverged."""
+        left = Plan.named(plan).progress(self.results).left
+        return not any(not cells or cell in cells for _, cell in left)
 
     def probed(self, cell: str, number: str, begin: int = 0, end: float = math.inf) -> pd.Series[float]:
         """Return a quantity of the encoder norms or the model, at updates in this range (NaN: not finite).

@@ -74,14 +74,17 @@ def forest(title: str, findings: Sequence[Finding], names: Sequence[str] = ()) -
 def over_corpora(results: Path, found: pd.DataFrame, primary: Sequence[Finding]) -> Figure | None:
     """Return a forest plot with a row for each corpus and contrast; None unless two corpora have runs.
 
-    The contrasts of corpora other than Multi30k are exploratory, and stand below those of Multi30k.
+    The contrasts of corpora other than Multi30k are exploratory, and stand below those of Multi30k. A corpus whose runs
+    were trained on different texts is left out.
 
     Raises:
         UserError: a record or its translations are damaged, or two cells cannot be compared.
     """
     contrasts = [each for each in CONTRASTS if each.family == CONFIRMATORY]
     elsewhere = [replace(each, family=EXPLORATORY) for each in contrasts]
-    others = [name for name in found.loc[found["metric"] == "bleu", "experiment"].unique() if name != EXPERIMENT]
+    scored = found[(found["metric"] == "bleu") & (found["experiment"] != EXPERIMENT)]
+    texts = scored.drop_duplicates(["experiment", "note", "train_size"]).groupby("experiment", sort=False).size()
+    others = texts.index[texts == 1]  # a contrast of runs that were trained on different texts is not the norm's
     by_corpus = {EXPERIMENT: [each for each in primary if each.contrast in contrasts]}
     by_corpus |= {name: find(results, experiment=name, contrasts=elsewhere) for name in others}
     shown = {name: each for name, each in by_corpus.items() if any(one.difference for one in each)}

@@ -138,7 +138,8 @@ def _report(results: Path) -> None:
     writer.write("README.md", "\n\n".join(writer.page) + "\n")
     if len(found):
         writer.write("results.csv", summarize(found).to_csv(index=False))
-        writer.write_each("runs/*/*/seed*.md", run_pages(results, found))
+        for name, text in run_pages(results, found).items():
+            writer.write(name, text)
     writer.remove_stale()
     writer.tell()
 

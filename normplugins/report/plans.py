@@ -16,6 +16,7 @@ from normplugins.report.table import build_table
 from normplugins.runs.cell import changes_result, join_cell_name
 from normplugins.runs.inventory import DIVERGED
 from normplugins.runs.plan_file import read_plan_file
+from normplugins.utils.errors import UserError
 from normplugins.utils.paths import config_dir
 from normplugins.utils.terminal import Table
 
@@ -174,7 +175,9 @@ def _schedule(experiment: str, cell: str) -> tuple[str, int]:
 
 
 def _cell_name(overrides: list[str]) -> str:
-    norm = next(item.removeprefix("norm=") for item in overrides if item.startswith("norm="))
+    norm = next((item.removeprefix("norm=") for item in overrides if item.startswith("norm=")), "")
+    if not norm:
+        raise UserError(f"a plan's cell '{' '.join(overrides)}' names no norm: add norm=NAME")
     named = [item for item in overrides if (key := item.partition("=")[0]) != "norm" and changes_result(key)]
     others = [re.sub(r"[][]", "", item) for item in named if not item.startswith(("hardware=", "tracking="))]
     return join_cell_name(norm, [part for item in others for part in _READINGS.get(item, (item,))])

@@ -8,7 +8,7 @@ import pandas as pd
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import probe_table
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import NOT_RUN, UNDECIDED, so_far
+from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, so_far
 from normplugins.report.evidence import FAILS, HOLDS, OPEN, Evidence
 from normplugins.report.measured import numbers_table
 from normplugins.report.plans import NU_BOUND, Plan
@@ -96,7 +96,7 @@ def averages(evidence: Evidence) -> tuple[str, str]:
     rises, falls = ([norm for norm, ends in known.items() if sign * ends[0] > 0 < sign * ends[1]] for sign in (1, -1))
     verdict = FAILS if rises else HOLDS if len(falls) == len(changes) else UNDECIDED
     intervals = "; ".join(f"{norm}: {low:+.3f} to {high:+.3f}" for norm, (low, high) in known.items())
-    return so_far(verdict, evidence.complete("bn", "pnv")), (
+    return so_far(verdict, evidence.ended(EXPERIMENT, "bn", "pnv")), (
         "The claim is about the distance between the statistics of a batch and the running statistics, divided by the "
         "size of the running statistics: the standard deviations of BN, and the quadratic means ψ of PN-V. The change "
         f"of this distance during training gets a 95 % interval over the seeds of a norm, if it has {SPREAD_SEEDS} or "

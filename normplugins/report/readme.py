@@ -31,9 +31,9 @@ def readme_part(results: Path, primary: list[Finding], found: pd.DataFrame) -> s
     ]
     versions = {version for name in CELLS if name in cells for version in cells[name].runs["version"]} - {""}
     how = (
-        "Differences use the seeds that both norms have. Brackets are 95 % intervals over seeds and sentences, not "
-        f"adjusted; verdicts use Holm's method; *equivalent*: within ±{MARGIN} BLEU. ± is the sample standard "
-        "deviation."
+        "Differences use the seeds that both norms have; *minus LN* has no verdict. Brackets are 95 % intervals over "
+        f"seeds and sentences, not adjusted; verdicts use Holm's method; *equivalent*: within ±{MARGIN} BLEU. ± is the "
+        "sample standard deviation."
     )
     code = [f"Version of the code: {', '.join(sorted(versions))}."] if versions else []
     return "\n".join([

@@ -14,7 +14,7 @@ from normplugins.norms import known_norms, sees_sentence
 from normplugins.report.paper import CORPORA, NAMES
 from normplugins.report.plans import shares_batches
 from normplugins.report.readings import CHOICES, MODELS, recorded_model
-from normplugins.runs.inventory import split_diverged
+from normplugins.runs.inventory import DIVERGED, split_diverged
 from normplugins.runs.record import FORMAT
 from normplugins.utils.errors import UserError
 from normplugins.utils.json_file import read_json
@@ -109,13 +109,17 @@ def read_record(path: Path, local: bool = False) -> list[dict[str, Any]]:
         raise UserError(f"{path} lacks the field {error.args[0]}: {REMEDY}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds a field of the wrong kind: {error}") from error
-    named = (path.parent.parent.name, path.parent.name, path.stem)
-    inside = (run["experiment"], run["variant"], f"seed{run['seed']}")
     if local:  # in the run's folder, which may have any name
         run["settings"] = ", ".join(filter(None, [run["settings"], LOCAL]))
-    elif named != inside:
-        raise UserError(f"{path} holds the record of {'/'.join(inside)}: move it there, or remove it")
+    else:
+        _check_place(path, run["experiment"], run["variant"], f"seed{run['seed']}.json")
     return [run | score for score in scores]
+
+
+def _check_place(path: Path, *inside: str) -> None:
+    """Raise UserError unless the path ends in the experiment, the variant and the file's name, as in the record."""
+    if path.parts[-3:] != inside:
+        raise UserError(f"{path} holds the record of {'/'.join(inside)}: move it there, or remove it")
 
 
 def machine_names(hardware: Mapping[str, Any]) -> tuple[str, str]:
@@ -215,12 +219,13 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
             (read_json(path, REMEDY) or {})[key] for key in ("experiment", "variant", "seed", "diverged", "config")
         )
         model = recorded_model(config, any(map(sees_sentence, names_in(config.get("model.norm", "")))))
+        own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": ""}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say which run diverged and how ({error}). Remove it") from error
+    _check_place(path, experiment, variant, f"seed{own['seed']}{DIVERGED}")
     alike = next((row for row in rows if (row["experiment"], row["variant"]) == (experiment, variant)), None)
     if alike is None:
         alike = NO_RUN | _settings(experiment, variant, model) | {"budget": _budget(config)}
-    own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": ""}
     return {**alike, **NO_SCORE, **own, "train_curve": (), "valid_curve": ()}
 
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
 from normplugins.report.cells import SPREAD_SEEDS, group, metric_name
-from normplugins.report.figures import common_settings, name_of
+from normplugins.report.loss_curves_figure import common_settings, name_of
 from normplugins.runs.scored_runs import METRICS
 
 LOG_FROM = 4

@@ -1,13 +1,14 @@
 """The look of every figure: colors of the norms, text that stays on the canvas, labels beside lines, PNG and SVG."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -63,13 +64,9 @@ class Label(NamedTuple):
     color: str
 
 
-@contextmanager
-def drawing() -> Iterator[None]:
+def drawing() -> AbstractContextManager[None]:
     """Use this module's matplotlib settings in the block, and restore the user's own settings afterwards."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(RC)  # type: ignore[arg-type]  # the stubs list every key
-        yield
+    return mpl.style.context(RC, after_reset=True)
 
 
 def new_figure(height: float) -> Figure:

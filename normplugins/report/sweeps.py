@@ -14,6 +14,7 @@ from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, NOT_RUN, UNDECIDED, so_far
 from normplugins.report.evidence import FAILS, HOLDS, OPEN, Evidence, links_of_pairs
 from normplugins.report.plans import Plan, experiment_setting
+from normplugins.report.processors import mixed_pairs
 from normplugins.report.records import WHOLE_TEST_SET
 
 TOKENS, DECAY, RATE = "dataset.max_tokens", "optimizer.weight_decay", "optimization.lr"
@@ -137,10 +138,12 @@ def weight_decay(evidence: Evidence) -> tuple[str, str]:
     if verdict == HOLDS and not {"better", "worse"} & {*alone.parts}:
         verdict = UNDECIDED  # weight decay has shown no effect that the control could explain
     small = small_before_holm(matched)
+    mixed = sum(mixed_pairs([matched, alone], evidence.found[evidence.found["experiment"] == EXPERIMENT]))
     return so_far(verdict, matched.final and alone.final), (
         f"`{decayed}` minus the control with a matched learning rate, `{control}`: {describe_difference(matched)}. "
         f"`{decayed}` minus the unchanged recipe, `{plain}`: {describe_difference(alone)}. "
-        f"{f'The rule decides nothing, because {small}. ' if small else ''}"
+        f"{f'The first difference is undecided: {small}. ' if small else ''}"
+        f"{f'In {mixed} of {matched.seeds + alone.seeds} pairs the runs used different processors. ' if mixed else ''}"
         "The claim holds if weight decay and its control are equivalent, and weight decay differs from the unchanged "
         "recipe. If weight decay differs from its control, the claim stays open, because the control only matches the "
         f"mean of the learning rate. {links_of_pairs(matched, alone)}"

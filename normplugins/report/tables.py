@@ -192,7 +192,7 @@ def _seeds_note(cells: Sequence[Cell]) -> list[str]:
     """Return warnings if the cells of a table have different seeds, or only one seed."""
     seeds, notes = [frozenset(cell.runs["seed"]) for cell in cells], []
     if len({*filter(None, seeds)}) > 1:
-        notes.append("Rows are means over different seeds: do not subtract them.")
+        notes.append("Rows with different seeds cannot be subtracted from each other.")
     ones = sum(len(each) == 1 for each in seeds)
     if ones and len(cells) > 1:
         which = "Every row has" if ones == len(cells) else f"{ones} of {len(cells)} rows have"
@@ -211,7 +211,7 @@ def _versions_note(cells: Sequence[Cell]) -> list[str]:
     others = [f"{'; '.join(rows[version])} ({version or 'unknown'})" for version in rows if version != first]
     caveat = (
         "A difference between two versions may also come from the code or the processor; the "
-        "[repeated runs](repeats/README.md) show what a processor changes."
+        "[repeated runs](repeats/README.md) give examples of what a processor changes."
     )
     return [f"Version of the code: {first}, except {'. '.join(others)}. {caveat}"] if others else []
 

@@ -61,6 +61,8 @@ def test_a_file_of_something_else_is_refused_and_stays(tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="columns"):
         append(path, measured(64, 0.02))
+    with pytest.raises(UserError, match="columns"), page.regenerated(tmp_path):
+        pytest.fail("it is refused before anything is measured")
     assert path.read_text() == "a,b\n1,2\n"
 
 

@@ -153,7 +153,7 @@ def known(mean: float, seed_variance: float, sentence_variance: float, reach: fl
     seeds = (1, 2, 3)
     interval = (mean - reach, mean + reach)
     return significance.Difference(
-        mean, *interval, 0.01, seeds, (mean,) * 3, 100, seed_variance, sentence_variance, interval
+        mean, *interval, 0.01, seeds, (mean,) * 3, seed_variance, sentence_variance, 0.0, interval
     )
 
 
@@ -196,3 +196,24 @@ def test_seeds_that_agree_by_chance_have_the_variance_of_their_own_sentences() -
     assert difference({1: first, 2: second}, {1: baseline, 2: baseline}, significance.nats, False).low == (
         pytest.approx(found.mean)
     )
+
+
+@pytest.mark.parametrize("shift", [0.0, -2.5])
+def test_a_constant_for_every_seed_moves_the_interval(sides, shift: float) -> None:
+    found = difference(*sides, significance.bleu, resamples=200)
+    moved = found.shifted([shift] * 3)
+    assert moved.by_seed == pytest.approx([each + shift for each in found.by_seed])
+    assert (moved.mean, moved.low, moved.high) == pytest.approx(
+        [each + shift for each in (found.mean, *found.interval)]
+    )
+    assert moved.bootstrap == pytest.approx([each + shift for each in found.bootstrap])
+    assert moved.seed_variance == pytest.approx(found.seed_variance)
+    assert (moved.p < found.p) == (abs(moved.mean) > abs(found.mean))
+
+
+def test_a_constant_for_one_seed_changes_the_variance_between_seeds(sides) -> None:
+    found = difference(*sides, significance.bleu, resamples=200)
+    moved = found.shifted([9.0, 0.0, 0.0])
+    assert moved.mean == pytest.approx(found.mean + 3)
+    assert moved.seed_variance == pytest.approx(np.var(moved.by_seed, ddof=1) / 3)
+    assert moved.sentence_variance == found.sentence_variance

@@ -70,7 +70,7 @@ def test_the_claim_on_group_scaling_also_shows_the_runs_of_half_the_epochs(tmp_p
         put_translated(tmp_path, "pn,norm.group_scaling=false", seed, {1: 10 * seed})
         put_translated(tmp_path, scaled, seed, {1: seed})
         put_translated(tmp_path, plain, seed, {1: 40 + seed})
-    assert re.search(r"In the runs of half the epochs .*: \+.* 3 seeds, .*, better\. Runs: ", said())
+    assert re.search(r"In the runs of half the epochs .*: \+.* 3 seeds, .*, exploratory: better\. Runs: ", said())
     assert f"{scaled} seed [1](<runs/multi30k/{scaled}/seed1.md>)" in said()
 
 
@@ -88,11 +88,16 @@ def test_the_probe_decides(tmp_path: Path, verdicts) -> None:
     put_translated(tmp_path, "pn", 1, {}, statistics_probe=probe(nu=1.0))
     found = verdicts()
     assert found["PN-V's gradient is smaller than BN's in every channel"] == "does not hold", "one channel refutes it"
-    assert found["The approximate backward pass keeps gradients bounded"] == "not run", "the plan has no run"
+    assert found["The approximate backward pass keeps its gradients bounded (here: by the bound of ν)"] == "not run", (
+        "the plan has no run"
+    )
     moving = "Moving averages approach the batch's statistics"
     assert found[moving] == "undecided so far", "one seed is too few"
     put_translated(tmp_path, "pn", 1, {}, statistics_probe=probe(nu=None))
-    assert verdicts()["The approximate backward pass keeps gradients bounded"] == "does not hold"
+    assert (
+        verdicts()["The approximate backward pass keeps its gradients bounded (here: by the bound of ν)"]
+        == "does not hold"
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,7 @@ def test_nu_is_judged_by_its_size_at_every_update(tmp_path: Path, verdicts, seed
                       {"update": 1000, "epoch": 2, "loss": 3.0, "largest_nu": largest}]  # fmt: skip
             curves = {"train": [], "valid": epochs}
             put_translated(tmp_path, cell, seed, {}, statistics_probe=probe(nu=0.1, grad_product=2.0), curves=curves)
-    assert verdicts()["The approximate backward pass keeps gradients bounded"] == verdict
+    assert verdicts()["The approximate backward pass keeps its gradients bounded (here: by the bound of ν)"] == verdict
 
 
 @pytest.mark.parametrize(

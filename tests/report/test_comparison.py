@@ -42,6 +42,14 @@ def test_three_seeds(results, accepted) -> None:
     assert "one seed" not in text
 
 
+def test_another_training_text_is_named(results, accepted) -> None:
+    assert "different texts" not in accepted("compare", "small/ln", "small/pn")
+    path = results / "runs/small/pn/seed2.json"
+    corpus = json.loads(path.read_text(encoding="utf-8"))["corpus"]
+    change(path, corpus=corpus | {"counts": {"train": {"pairs": 7}}})
+    assert "the runs were trained on different texts" in " ".join(accepted("compare", "small/ln", "small/pn").split())
+
+
 @pytest.mark.slow
 def test_one_common_seed_gives_no_verdict(results, accepted) -> None:
     for seed in (2, 3):

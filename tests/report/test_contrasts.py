@@ -207,7 +207,7 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
         in text
     )
     assert "Group scaling, tested in PN-V: not run." in text
-    assert f"translations, the difference is {rows['PN - LN']['without penalty']} BLEU." in text
+    assert f"translations, it is {rows['PN - LN']['without penalty']} BLEU (not tested)." in text
     assert "scales each token first. BN as released - LN: not run" in text
     assert "In 13 of 13 runs, the last epoch has the lowest validation loss" in text
     assert "Of 14 runs, 1 diverged and 13 stopped early." in text
@@ -222,7 +222,8 @@ def test_the_answer_is_complete_with_all_planned_runs(results: Path) -> None:
     findings, probe = found_by_checkpoint(results), probe_table(results)
     text = " ".join(answer.sentences(results, findings, read_results(results), probe))
     assert re.match(
-        r"\*\*The answer is complete:\*\* (\d+) of \1 planned runs .* (\d+) of \2 complete, \2 decided\.", text
+        r"\*\*The protocol is complete:\*\* (\d+) of \1 planned runs .* (\d+) of \2 complete, \2 decided\.",
+        text,
     )
     assert "incomplete" not in text
     assert "so far" not in text
@@ -238,7 +239,9 @@ def test_the_answer_has_group_scaling_in_runs_of_half_the_epochs(results: Path) 
     for seed in SEEDS:
         for (_, cell), wrong in zip(Plan.named(NU_BOUND).cells, (1, 40, 2, 30), strict=True):
             put_translated(results, cell, seed, {1: wrong + seed})
-    assert re.search(r"two differences\), PN: \+\S+ BLEU \[.*?\], 3 seeds, .*?, better; PN as written: \+", said())
+    assert re.search(
+        r"two differences\), PN: \+\S+ BLEU \[.*?\], 3 seeds, .*?, exploratory: better; PN as written: \+", said()
+    )
 
 
 @pytest.mark.slow
@@ -307,3 +310,6 @@ def test_the_contrasts_of_a_second_corpus_stand_beside_the_first(results: Path) 
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     first = [name.endswith("jaen") for name in names].index(True)
     assert first - 0.5 in {line.get_ydata()[0] for line in figure.axes[0].lines}, "the dotted line"
+    found = read_results(results)
+    found.loc[(found["experiment"] == "jaen") & (found["norm"] == "pn"), "train_size"] = "9 training pairs"
+    assert over_corpora(results, found, primary) is None, "its runs were trained on different texts"

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from normplugins.report import plans
 from normplugins.report.records import read_results
+from normplugins.utils.errors import UserError
 from tests.helpers.records import put, put_diverged, record
 
 
@@ -19,6 +21,18 @@ def test_published_and_diverged_runs_are_counted(tmp_path: Path) -> None:
     put_diverged(tmp_path, "multi30k", "ln", 2)
     progress = plans.Plan.named("multi30k").progress(tmp_path)
     assert (progress.published, progress.diverged, len(progress.left)) == (1, 1, runs_of("multi30k") - 2)
+
+
+def test_a_cell_without_a_norm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "campaign").mkdir()
+    for name, cell in (("a", "norm=ln"), ("b", "seed=1"), ("c", "norm=pn")):
+        text = f"blocks: [{{experiment: multi30k, cells: [{cell}], seeds: [1]}}]"
+        (tmp_path / "campaign" / f"{name}.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(plans, "config_dir", lambda: tmp_path)
+    plans.Plan.named.cache_clear()
+    with pytest.raises(UserError, match="cell 'seed=1' names no norm"):
+        list(plans.all_plans())
+    plans.Plan.named.cache_clear()
 
 
 def test_the_table_counts_the_hours_that_are_left_from_recorded_runs(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from normplugins.report.page import report
 from normplugins.report.records import read_results
 from normplugins.utils.errors import UserError
-from tests.helpers.records import put, record, scored
+from tests.helpers.records import put, put_diverged, record, scored
+from tests.helpers.runs import change_json
 
 
 def edited(tmp_path: Path, *keys: str, **changes: object) -> Path:
@@ -82,6 +83,14 @@ def test_a_copied_record_does_not_count_twice(tmp_path: Path) -> None:
     copy.write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=re.escape(str(copy))):
         report(tmp_path)
+
+
+@pytest.mark.parametrize(("entries", "said"), [({"seed": 7}, "holds the record of"), ({"seed": None}, "does not say")])
+def test_the_file_of_a_diverged_run_is_checked_like_a_record(tmp_path: Path, entries: object, said: str) -> None:
+    put_diverged(tmp_path, "multi30k", "ln", 3)
+    change_json(tmp_path / "runs/multi30k/ln/seed3.diverged.json", **entries)
+    with pytest.raises(UserError, match=rf"seed3\.diverged\.json {said}"):
+        read_results(tmp_path)
 
 
 def test_unfinished_files_are_not_read(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from normplugins.norms import known_norms
 from normplugins.report import style
-from normplugins.report.figures import curves
+from normplugins.report.loss_curves_figure import curves
 from normplugins.report.records import read_results
 from tests.helpers.pictures import assert_legible, written
 from tests.helpers.records import language_model, put, put_diverged, record
