@@ -11,6 +11,7 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,8 +127,17 @@ def paired_difference(
     )  # fmt: skip
 
 
-def _student(by_seed: Array, sentence_variance: float, own_variance: float) -> dict[str, float]:
-    """Return mean, interval, p-value and ``seed_variance`` of a :class:`Difference`."""
+class _Student(TypedDict):
+    """The fields of a :class:`Difference` that follow from Student's t distribution."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seed_variance: float
+
+
+def _student(by_seed: Array, sentence_variance: float, own_variance: float) -> _Student:
     n, mean = len(by_seed), float(by_seed.mean())
     if n == 1:
         return {"mean": mean, "low": math.nan, "high": math.nan, "p": math.nan, "seed_variance": math.nan}

@@ -13,6 +13,8 @@ from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, find
 from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, over_corpora
 from normplugins.report.measured import read_measured
 from normplugins.report.paper_figures import paper_figures
+from normplugins.report.perplexity_contrasts import EXPERIMENT as PTB
+from normplugins.report.perplexity_contrasts import perplexity_contrasts
 from normplugins.report.plans import Plan, by_plan, plan_table
 from normplugins.report.probe_table import loss_table, probe_table
 from normplugins.report.readings import NOT_KNOWN
@@ -126,6 +128,8 @@ def _report(results: Path) -> None:
                 writer.page.append(f"What these models see of the future, measured: [causality]({CAUSALITY}).")
         for corpus in corpora:
             _add(writer, corpus.experiment, found, "####")
+            if corpus.experiment == PTB and (table := perplexity_contrasts(results, found)):
+                writer.table(table, "####")
     lost = found[found["diverged"] != ""]
     if len(lost):
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]

@@ -97,14 +97,17 @@ def read_system(name: str, results: Path, checkpoint: str | None = None) -> Syst
 
 
 def read_published(experiment: str, cell: str, results: Path, checkpoint: str) -> System:
-    """Read the published translation runs of a cell that have a score and translations of this checkpoint, if any.
+    """Read the published runs of a cell that have a perplexity, or translations, of this checkpoint, if any.
 
     Raises:
         UserError: a record or its translations are damaged.
     """
     ended, lost = split_diverged(sorted((results / "runs" / experiment / cell).glob("seed*.json")))
     records = {path: read_json(path, REMEDY) or {} for path in ended}
-    scored = [path for path, record in records.items() if checkpoint in record.get("translations", {})]
+    scored = [
+        path for path, record in records.items()
+        if checkpoint in record.get("scores" if "ppl" in record.get("metrics", {}) else "translations", {})
+    ]  # fmt: skip
     runs = {int(records[path]["seed"]): read_run(path, checkpoint, records[path]) for path in scored}
     return System(f"{experiment}/{cell}", dict(sorted(runs.items())), _seeds(lost))
 

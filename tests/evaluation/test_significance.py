@@ -200,7 +200,7 @@ def test_seeds_that_agree_by_chance_have_the_variance_of_their_own_sentences() -
 
 @pytest.mark.parametrize("shift", [0.0, -2.5])
 def test_a_constant_for_every_seed_moves_the_interval(sides, shift: float) -> None:
-    found = difference(*sides, significance.bleu, resamples=200)
+    found = difference(sides[0], sides[1], significance.bleu, resamples=200)
     moved = found.shifted([shift] * 3)
     assert moved.by_seed == pytest.approx([each + shift for each in found.by_seed])
     assert (moved.mean, moved.low, moved.high) == pytest.approx(
@@ -212,7 +212,7 @@ def test_a_constant_for_every_seed_moves_the_interval(sides, shift: float) -> No
 
 
 def test_a_constant_for_one_seed_changes_the_variance_between_seeds(sides) -> None:
-    found = difference(*sides, significance.bleu, resamples=200)
+    found = difference(sides[0], sides[1], significance.bleu, resamples=200)
     moved = found.shifted([9.0, 0.0, 0.0])
     assert moved.mean == pytest.approx(found.mean + 3)
     assert moved.seed_variance == pytest.approx(np.var(moved.by_seed, ddof=1) / 3)

@@ -1,0 +1,72 @@
+"""The contrasts of short language models on PTB: differences of logarithms, adjusted within a reading."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from normplugins.report.perplexity_contrasts import perplexity_contrasts
+from normplugins.report.records import read_results
+from tests.helpers.records import language_model, put, scored
+
+MASKED = "budget=cpu,model.causal=true"
+PAPER = f"{MASKED},model.normalize_before=true"
+PERPLEXITIES = {
+    f"ln,{MASKED}": (220.0, 225.0, 230.0),
+    f"bn,{MASKED}": (285.0, 300.0, 299.0),
+    f"pnv,{MASKED}": (219.0, 229.0, 228.0),
+    f"pn,{MASKED}": (200.0, 204.0, 210.0),
+    f"ln,{PAPER}": (180.0,),
+    f"pn,{PAPER}": (190.0,),
+}
+
+
+def put_runs(results: Path, cells: dict[str, tuple[float, ...]]) -> None:
+    for cell, scores in cells.items():
+        for seed, ppl in enumerate(scores, 1):
+            run = language_model("ptb", cell, seed, ppl, updates=400)
+            run["corpus"]["sha256"] = {"text/test": "0"}
+            put(results, scored(run, {}))
+
+
+def rows(results: Path) -> dict[str, dict[str, str]]:
+    table = perplexity_contrasts(results, read_results(results))
+    assert table is not None
+    heads = [column.name for column in table.columns]
+    return {row[0]: dict(zip(heads, row, strict=True)) for row in table.rows}
+
+
+def test_the_difference_is_that_of_the_logarithms_over_paired_seeds(tmp_path: Path) -> None:
+    put_runs(tmp_path, PERPLEXITIES)
+    found = rows(tmp_path)["PN - LN, reading=masked"]
+    ours, theirs = PERPLEXITIES[f"pn,{MASKED}"], PERPLEXITIES[f"ln,{MASKED}"]
+    mean = sum(math.log(a / b) for a, b in zip(ours, theirs, strict=True)) / 3
+    assert found["log ppl [95 %]"].startswith(f"{mean:+.3f} [")
+    assert found["ratio\nof ppl"] == f"{math.exp(mean):.3f}"
+    assert found["seeds"] == "3 of 3"
+    assert found["verdict"] == "exploratory: better", "a lower perplexity is better"
+    assert rows(tmp_path)["BN - LN, reading=masked"]["verdict"] == "exploratory: worse"
+    assert rows(tmp_path)["PN-V - LN, reading=masked"]["verdict"] == "exploratory: undecided"
+
+
+def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path) -> None:
+    put_runs(tmp_path, PERPLEXITIES)
+    found = rows(tmp_path)["PN - LN, reading=paper"]
+    assert (found["log ppl [95 %]"], found["seeds"]) == (f"{math.log(190 / 180):+.3f}", "1 of 3")
+    assert found["verdict"] == "one seed: no verdict"
+
+
+def test_p_values_are_adjusted_within_a_reading(tmp_path: Path) -> None:
+    put_runs(tmp_path, PERPLEXITIES)
+    before = rows(tmp_path)["PN - LN, reading=masked"]["p (Holm)"]
+    put_runs(tmp_path, {f"{norm},{PAPER}": PERPLEXITIES[f"{norm},{MASKED}"] for norm in ("ln", "bn", "pnv", "pn")})
+    after = rows(tmp_path)
+    assert after["PN - LN, reading=masked"]["p (Holm)"] == before
+    assert after["PN - LN, reading=paper"]["p (Holm)"] == before, "the same scores in the same kind of family"
+
+
+@pytest.mark.parametrize("cells", [{}, {f"pn,{MASKED}": (200.0,)}])
+def test_without_a_pair_there_is_no_table(tmp_path: Path, cells: dict[str, tuple[float, ...]]) -> None:
+    put(tmp_path, language_model("ptb", "ln", 1, 53.0))
+    put_runs(tmp_path, cells)
+    assert perplexity_contrasts(tmp_path, read_results(tmp_path)) is None
