@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -110,27 +110,27 @@ class Custom(ParallelCorpus):
         At most one copy of a pair is drawn, and pairs of other splits, drawn or given, are removed from the training
         text.
         """
-        sizes = self._drawn()
+        sizes, needed = self._drawn(), sum(self._drawn().values())
         key = random.Random(self.seed).random  # the only method with the same values in every Python version
         order = sorted((key(), number) for number, pair in enumerate(train, 1) if all(map(str.strip, pair)))
         held_out = {self._as_compared(pair) for pairs in given.values() for pair in pairs}
-        numbers: dict[str, list[int]] = {split: [] for split in sizes}
-        missing = (split for split, size in sizes.items() for _ in range(size))
+        found: dict[str, int] = {}  # the number of each different pair, in random order
         for _, number in order:
-            if (compared := self._as_compared(train[number - 1])) not in held_out:
-                if (split := next(missing, None)) is None:
-                    break  # this pair and perhaps others are left to train on
-                held_out.add(compared)
-                numbers[split].append(number)
-        else:
-            found, others = sum(map(len, numbers.values())), " that no other split has" if given else ""
+            if len(found) <= needed and (compared := self._as_compared(train[number - 1])) not in held_out:
+                found.setdefault(compared, number)
+        if len(found) <= needed:  # one pair has to be left to train on
             raise UserError(
-                f"{where['train'][0]} has {found:,} different pairs with two sides{others}: "
-                f"too few to draw {sum(sizes.values()):,} for {' and '.join(sizes)} and to keep one to train on"
+                f"{where['train'][0]} has {len(found):,} different pairs with two sides"
+                f"{' that no other split has' if given else ''}: too few to draw {needed:,} for "
+                f"{' and '.join(sizes)} and to keep one to train on"
             )
-        drawn = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
-        notes = [f"{drawn} pairs drawn with seed {self.seed}"]
-        numbers = {split: sorted(chosen) for split, chosen in numbers.items()}
+        numbers, candidates = {}, iter(found.items())
+        for split, size in sizes.items():
+            drawn = dict(islice(candidates, size))
+            held_out |= drawn.keys()
+            numbers[split] = sorted(drawn.values())
+        counts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+        notes = [f"{counts} pairs drawn with seed {self.seed}"]
         # pairs with an empty side stay: cleaning drops and counts them
         numbers["train"] = [n for n, pair in enumerate(train, 1) if self._as_compared(pair) not in held_out]
         if copies := len(train) - sum(map(len, numbers.values())):

@@ -51,7 +51,7 @@ class Planned:
     overrides: tuple[str, ...]
     settings: dict[str, Any]
     run_dir: Path
-    published: Path
+    record_path: Path
 
     def __str__(self) -> str:
         return "{experiment} {variant} seed {seed}".format(**self.settings)
@@ -59,12 +59,12 @@ class Planned:
     @property
     def diverged(self) -> Path:
         """The path of the file that is published instead of a record if the loss was not finite."""
-        return inventory.diverged_path(self.published)
+        return inventory.diverged_path(self.record_path)
 
     @property
     def record(self) -> dict[str, Any] | None:
         """The published record, if it has the current format and the config of this run."""
-        found = read_json(self.published, _REMEDY) or {}
+        found = read_json(self.record_path, _REMEDY) or {}
         return found if found.get("format") == record.FORMAT and self._has_settings(found["config"]) else None
 
     def _has_settings(self, published: dict[str, Any]) -> bool:
@@ -89,7 +89,7 @@ class Planned:
     @property
     def progress(self) -> float:
         """The fraction of its updates that a started run has made, according to its log."""
-        updates, of = inventory.progress(self.run_dir)
+        updates, of = inventory.updates_made(self.run_dir)
         return updates / of if of else 0.0
 
 
@@ -102,7 +102,7 @@ def read_plan(*paths: Path, results: Path = Path("results")) -> list[Planned]:
         UserError: a plan cannot be read or has an unknown key, or the config of one of its cells is invalid.
     """
     # Two plans may write the same cell differently, so runs are compared by the record they publish.
-    return list({planned.published: planned for path in paths for planned in _read(path, results)}.values())
+    return list({planned.record_path: planned for path in paths for planned in _read(path, results)}.values())
 
 
 def _read(path: Path, results: Path) -> Iterator[Planned]:
@@ -158,7 +158,7 @@ def campaign(plans: Sequence[Path], minutes: float | None, results: Path, force:
                 print(error)
             _run_and_publish(planned, results, end, force)
             if planned.unfinished:
-                raise UserError(f"the run ended, but {planned.published} does not hold its record")
+                raise UserError(f"the run ended, but {planned.record_path} does not hold its record")
         except TimeIsUp:
             print(f"the limit of {minutes:g} minutes is reached: run the same command to continue")
             break
@@ -188,7 +188,7 @@ def _run_and_publish(planned: Planned, results: Path, end: float, force: bool) -
         except NotFinite as error:
             outcome = {"diverged": str(error), "git_commit": record.git_commit(), "finished_at": record.now()}
             write_json(planned.diverged, cell | outcome | {"config": record.without_absolute_paths(planned.settings)})
-            for old in planned.published.parent.glob(f"seed{cell['seed']}.*"):
+            for old in planned.record_path.parent.glob(f"seed{cell['seed']}.*"):
                 if old != planned.diverged:  # record and translations of a run with other settings
                     old.unlink()
             return

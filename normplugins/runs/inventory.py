@@ -90,7 +90,7 @@ def find_runs(root: Path, results: Path) -> list[FoundRun]:
     Raises:
         UserError: there is no folder ``root``.
     """
-    found = [run for folder in _run_folders(root) if (run := read_run(folder, results))]
+    found = [run for folder in _run_folders(root) if (run := found_run(folder, results))]
     return sorted(found, key=lambda run: (run.experiment, run.cell, run.seed, run.folder))
 
 
@@ -111,7 +111,7 @@ def _run_folders(root: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def read_run(folder: Path, results: Path) -> FoundRun | None:
+def found_run(folder: Path, results: Path) -> FoundRun | None:
     """Return the run in a folder, or None if the config there is not the config of a run."""
     try:
         run = _read(folder)
@@ -131,7 +131,7 @@ def read_run(folder: Path, results: Path) -> FoundRun | None:
     return replace(run, state=state, bytes=disk_use(folder.rglob("*")))
 
 
-def progress(folder: Path) -> tuple[int, int | None]:
+def updates_made(folder: Path) -> tuple[int, int | None]:
     """Return how many updates a run has made according to its log, and the maximum number, if there is one."""
     log = folder / LOG
     found = _UPDATE.findall(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else []
@@ -158,7 +158,7 @@ def _read(folder: Path) -> FoundRun | None:
         return None
     if record is None:
         name = config["experiment"], config["variant"], config["norm"]["name"]
-        updates, of = progress(folder)
+        updates, of = updates_made(folder)
         return FoundRun(folder, *name, int(config["seed"]), "stopped", _last_change(folder), updates=updates, of=of)
     name = record["experiment"], record["variant"], record["norm"]
     when, updates = datetime.fromisoformat(record["finished_at"]), record["training"]["updates"]

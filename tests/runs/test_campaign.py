@@ -57,11 +57,11 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_every_plan_of_the_project_can_be_run(path):
     runs = read_plan(path)
-    assert len({planned.published for planned in runs}) == len(runs)
+    assert len({planned.record_path for planned in runs}) == len(runs)
     names = {(run.settings["experiment"], display_name(run.settings["variant"], run.settings["seed"])) for run in runs}
     assert len(names) == len(runs)
     assert {(run.settings["experiment"], run.settings["variant"]) for run in runs} == set(Plan.named(path.stem).cells)
-    of_older_code = [planned for planned in runs if planned.published.exists() and planned.state != "done"]
+    of_older_code = [planned for planned in runs if planned.record_path.exists() and planned.state != "done"]
     assert not of_older_code, "settings that were added since do not make a published run another one"
 
 
@@ -163,9 +163,9 @@ def test_a_loss_that_is_not_finite_is_published_as_a_result(tmp_path):
     diverged["config"]["model.dropout"] = 0.9
     path.write_text(json.dumps({key: value for key, value in diverged.items() if key != HASH}), encoding="utf-8")
     assert lost.state != "diverged", "a run with these settings has not been tried"
-    lost.published.write_text("{}", encoding="utf-8")  # as the record of a run with other settings
+    lost.record_path.write_text("{}", encoding="utf-8")  # as the record of a run with other settings
     assert run_campaign(tmp_path)[0] == 0
-    assert (lost.state, lost.published.exists()) == ("diverged", False)
+    assert (lost.state, lost.record_path.exists()) == ("diverged", False)
 
 
 @pytest.mark.slow
@@ -189,10 +189,10 @@ def test_a_run_in_use_by_another_process_is_skipped(tmp_path):
 def test_a_record_with_other_settings_does_not_count(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (planned,) = read_plan(write_plan(tmp_path, {**BLOCK, "cells": ["norm=ln"], "seeds": [3]}))
-    planned.published.parent.mkdir(parents=True)
+    planned.record_path.parent.mkdir(parents=True)
     for changed, state in (({}, "done"), ({"optimization.max_update": 7}, "left"), ({"seed": 4}, "left")):
         found = {"format": 2, "config": planned.settings | changed}
-        planned.published.write_text(json.dumps(found), encoding="utf-8")
+        planned.record_path.write_text(json.dumps(found), encoding="utf-8")
         assert planned.state == state
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from normplugins.report.run_list import run_list
 from normplugins.runs import folder
-from normplugins.runs.inventory import find_runs, progress, published_path, split_diverged
+from normplugins.runs.inventory import find_runs, published_path, split_diverged, updates_made
 from normplugins.utils.json_file import write_json
 from tests.helpers.records import put_diverged, put_run, record
 
@@ -44,7 +44,7 @@ def runs(tmp_path, monkeypatch):
 
 def test_a_stopped_run_keeps_its_progress(tmp_path):
     log = "epoch   1  update    200/5160  loss\nstopped by a signal; update 231 is saved\n"
-    assert progress(add(tmp_path, "ln", log=log)) == (231, 5160)
+    assert updates_made(add(tmp_path, "ln", log=log)) == (231, 5160)
 
 
 def test_each_state_is_found(runs, tmp_path):
