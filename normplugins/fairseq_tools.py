@@ -88,7 +88,7 @@ def average_checkpoints(arguments: Sequence[str]) -> None:
     count = updates if epochs is None else epochs
     if count is not None:
         if count < 1 or len(paths) > 1:
-            raise UserError("the last N checkpoints are those of one folder, and N is at least 1")
+            raise UserError("give one folder, and the number N of its last checkpoints, at least 1")
         pattern = r"checkpoint(\d+)\.pt" if epochs else r"checkpoint_\d+_(\d+)\.pt"
         bound = math.inf if options.checkpoint_upper_bound is None else options.checkpoint_upper_bound
         found = checkpoints.epoch_checkpoints(paths[0], pattern, bound)[-count:]

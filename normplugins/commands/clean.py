@@ -44,7 +44,7 @@ def execute(options: argparse.Namespace) -> None:
     else:
         print("nothing was deleted")
     if refused:
-        raise UserError(f"{refused} runs were not cleaned")
+        raise UserError(f"{refused} run{'' if refused == 1 else 's'} not cleaned")
 
 
 def _confirmed(total: str) -> bool:

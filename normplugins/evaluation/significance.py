@@ -71,7 +71,7 @@ class Difference:
         return self.bootstrap if len(self.seeds) == 1 else (self.low, self.high)
 
     def shifted(self, by: Sequence[float]) -> Difference:
-        """Return the difference of two or more seeds with a constant added to that of each seed."""
+        """Return the difference with a constant added to that of each seed."""
         by_seed = np.array(self.by_seed) + by
         low, high = self.bootstrap
         moved = float(by_seed.mean()) - self.mean

@@ -95,7 +95,7 @@ def _batch_first(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | 
 def _each_sentence(forward: Forward, norm: Any, x: Tensor, padding_mask: Tensor | None) -> Tensor:
     """Normalize a nested tensor, to which ``nn.TransformerEncoder`` may convert padded sentences at evaluation."""
     if padding_mask is not None:
-        raise ValueError("a nested tensor has no padding, so that a norm takes no mask with it")
+        raise ValueError("a nested tensor has no padding, so a norm takes no mask with it")
     if norm.training:
         raise ValueError("a norm takes nested tensors at evaluation only; train with padded sentences and a mask")
     sentences = [forward(norm, sentence.unsqueeze(1), None).squeeze(1) for sentence in x.unbind()]

@@ -7,11 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.report import gradients_figure, probe_claims, sweeps
-from normplugins.report.answer import agreement, describe_difference, scaling_in_short_runs, small_before_holm
+from normplugins.report.answer import (
+    agreement,
+    describe_difference,
+    scaling_in_short_runs,
+    scores_on_test,
+    small_before_holm,
+)
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, EXPLORATORY, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.evidence import FAILS, HOLDS, Evidence, links_of_pairs
 from normplugins.report.plans import NU_BOUND, Plan
+from normplugins.report.processors import sensitive_contrasts
 from normplugins.report.table import build_table, markdown
 
 HEAD = """\
@@ -67,7 +74,9 @@ def _contrast(name: str, claimed: str, more: str | Callable[[Path], str] = "") -
         elif not says and (small := small_before_holm(found)):
             says = f"The rule decides nothing, because {small}."
         further = more if isinstance(more, str) else more(evidence.results)
-        sentences = [f"{name}: {describe_difference(found)}.", says, further]
+        if name in evidence.sensitive:
+            says += " This verdict depends on the processors of the runs: see [the answer](README.md#the-answer)."
+        sentences = [f"{name}: {describe_difference(found)}.", says.strip(), further]
         return so_far(verdict, found.final), " ".join(filter(None, [*sentences, links_of_pairs(found)]))
 
     return judge
@@ -152,7 +161,8 @@ def claims_page(results: Path, primary: Sequence[Finding], probe: pd.DataFrame, 
     Raises:
         UserError: a record or a table is damaged.
     """
-    evidence = Evidence(results, {each.contrast.name: each for each in primary}, probe, found)
+    sensitive = sensitive_contrasts(results, primary, scores_on_test(found))
+    evidence = Evidence(results, {each.contrast.name: each for each in primary}, probe, found, sensitive)
     rows, sections = [], []
     for claim in CLAIMS:
         verdict, why = claim.judge(evidence)

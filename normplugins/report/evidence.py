@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,17 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "open"
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence by which claims are judged; ``findings`` are the primary ones, by the name of the contrast."""
+    """The evidence by which claims are judged.
+
+    ``findings`` are the primary ones, by the name of the contrast. ``sensitive`` has the names of those whose verdict
+    would change if the runs were corrected for their processors (amendment 22 of the protocol).
+    """
 
     results: Path
     findings: Mapping[str, Finding]
     probe: pd.DataFrame
     found: pd.DataFrame
+    sensitive: Set[str] = frozenset()
 
     def seeds(self, cell: str, diverged: bool = False) -> list[int]:
         """Return the seeds of the runs of a cell of Multi30k that ended, or of those that diverged."""

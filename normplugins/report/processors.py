@@ -1,15 +1,16 @@
-"""What the processors of the runs could change: pairs of runs on different ones, and contrasts if one scores less.
+"""What the processors of the runs could change: how many pairs mix two, and the contrasts corrected for one of them.
 
 Processors round sums in another order, so that the same seed gives another model (amendment 18 of the protocol).
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
-from normplugins.report.contrasts import CHECKPOINTS, Finding, with_verdicts
+from normplugins.evaluation.student import interval_of_mean
+from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, Finding, with_verdicts
 from normplugins.report.records import WHOLE_TEST_SET, distinct, read_record
 
 REPEATS = "repeats"
@@ -36,7 +37,7 @@ def describe_mixed(findings: Sequence[Finding], ended: pd.DataFrame) -> str:
     each = [
         f"{count} of {one.seeds} in {one.contrast.name}" for count, one in zip(mixed, findings, strict=True) if count
     ]
-    where = f" They are {', '.join(each)}." if each else ""
+    where = f" The pairs of different processors are: {', '.join(each)}." if each else ""
     return (
         f"In {sum(mixed)} of {sum(one.seeds for one in findings)} pairs the two runs did not use one and the same "
         f"processor throughout, and in {threads} not one and the same number of threads. Both change the rounding, so "
@@ -44,44 +45,99 @@ def describe_mixed(findings: Sequence[Finding], ended: pd.DataFrame) -> str:
     )
 
 
-def sensitivity(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> str:
-    """Return, in sentences, the contrasts that another processor's lower scores would change (amendment 22).
+@dataclass(frozen=True)
+class Repeats:
+    """The runs of Multi30k that were made a second time, all on one other processor.
 
-    The size of the effect is the mean difference of the repeated runs; "" without such runs, and if they do not all
-    compare the same two processors. ``scores`` has the rows of the planned cells with the BLEU on the whole test set.
+    ``differences`` has the score of each second run minus that of the first. The names are those of the report, such as
+    ``CPU (AMD EPYC)``, and ``threads`` has the numbers of threads of the first and of the second runs.
     """
-    runs = scores[scores["checkpoint"] == CHECKPOINTS[0]].set_index(["variant", "seed"])
-    repeated = pd.DataFrame([
-        row for path in sorted((results / REPEATS).glob("*/*/seed*.json")) for row in read_record(path)
+
+    differences: list[float]
+    first: str
+    second: str
+    threads: tuple[str, str]
+
+    @property
+    def mean(self) -> float:
+        """The mean difference."""
+        return sum(self.differences) / len(self.differences)
+
+
+def read_repeats(results: Path, scores: pd.DataFrame) -> Repeats | None:
+    """Return the repeated runs; None without any, or if they do not all compare the same two processors.
+
+    ``scores`` has the rows of the planned cells with the BLEU on the whole test set.
+    """
+    runs = _averaged(scores)
+    again = pd.DataFrame([
+        row for path in sorted((results / REPEATS / EXPERIMENT).glob("*/seed*.json")) for row in read_record(path)
         if (row["checkpoint"], row["test_set"], row["metric"]) == (CHECKPOINTS[0], WHOLE_TEST_SET, "bleu")
+        and (row["variant"], row["seed"]) in runs.index
     ])  # fmt: skip
-    if repeated.empty:
-        return ""
-    published = runs.loc[[*zip(repeated["variant"], repeated["seed"], strict=True)]]
-    processors = [*{*zip(published["hardware"], repeated["hardware"], strict=True)}]
-    if len(processors) != 1:
-        return ""
-    usual, other = (name.removeprefix("CPU (").removesuffix(")") for name in processors[0])
-    loss = (published["value"].to_numpy() - repeated["value"].to_numpy()).mean()
-    on_other = (runs["hardware"] == processors[0][1]).astype(float) * loss
+    if again.empty:
+        return None
+    first = runs.loc[[*zip(again["variant"], again["seed"], strict=True)]]
+    processors = distinct(first["hardware"]), distinct(again["hardware"])
+    if processors[0] == processors[1] or any("; " in name for name in processors):
+        return None
+    differences = again["value"].to_numpy() - first["value"].to_numpy()
+    return Repeats(differences.tolist(), *processors, (distinct(first["threads"]), distinct(again["threads"])))
+
+
+def corrected(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> list[Finding]:
+    """Return the findings as if each run made only on the other processor scored as its first processor would.
+
+    The correction is minus the mean difference of the repeated runs. Without such runs, the findings are unchanged.
+    """
+    repeats = read_repeats(results, scores)
+    if repeats is None:
+        return list(findings)
+    added = (_averaged(scores)["hardware"] == repeats.second).astype(float) * -repeats.mean
     changed = []
     for each in findings:
         if each.difference and each.seeds > 1:
-            sides = ([on_other[cell, seed] for seed in each.difference.seeds]
-                     for cell in (each.contrast.system, each.contrast.baseline))  # fmt: skip
-            shifts = [ours - theirs for ours, theirs in zip(*sides, strict=True)]
-            each = replace(each, difference=each.difference.shifted(shifts))
+            ours, theirs = (
+                added[[(cell, seed) for seed in each.difference.seeds]].to_numpy()
+                for cell in (each.contrast.system, each.contrast.baseline)
+            )
+            each = replace(each, difference=each.difference.shifted(list(ours - theirs)))
         changed.append(each)
+    return with_verdicts(changed)
+
+
+def sensitive_contrasts(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> set[str]:
+    """Return the names of the contrasts whose verdict :func:`corrected` changes."""
+    after = corrected(results, findings, scores)
+    return {each.contrast.name for each, one in zip(findings, after, strict=True) if each.verdict != one.verdict}
+
+
+def sensitivity(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> str:
+    """Return, in sentences, the verdicts that :func:`corrected` changes (amendment 22); "" without repeated runs."""
+    repeats = read_repeats(results, scores)
+    if repeats is None:
+        return ""
+    first, second = (name.removeprefix("CPU (").removesuffix(")") for name in (repeats.first, repeats.second))
+    count, interval, cause = len(repeats.differences), "", ""
+    if count > 1:
+        low, high = interval_of_mean(repeats.differences)
+        interval = f" [{low:+.2f}, {high:+.2f}] on average"
+    if repeats.threads[0] != repeats.threads[1]:
+        numbers = f"{repeats.threads[1]} and {repeats.threads[0]}"
+        cause = f" The numbers of threads differ too ({numbers}), so the cause may be either."
     others = []
-    for before, after in zip(findings, with_verdicts(changed), strict=True):
+    for before, after in zip(findings, corrected(results, findings, scores), strict=True):
         if after.verdict != before.verdict and after.difference:
             low, high = after.difference.interval
             numbers = f"{after.difference.mean:+.2f} BLEU [{low:+.2f}, {high:+.2f}]"
-            others.append(f"{after.contrast.name} would be {after.verdict} in place of {before.verdict}: {numbers}")
+            others.append(f"{after.contrast.name} would be {after.verdict} instead of {before.verdict}: {numbers}")
     return (
-        f"**Do the processors of the runs matter?** The {len(repeated)} runs that were made a second time, on {other}, "
-        f"score {loss:.2f} BLEU less than on {usual}, on average ([repeats]({REPEATS}/README.md)). They are too few to "
-        f"tell an effect of the processor from chance. With {loss:.2f} BLEU more for each run on {other}, "
-        f"{'; '.join(others) or 'no verdict would change'}."
-        f"{' The other verdicts would stay.' if others else ''}"
+        f"**Do the processors of the runs matter?** Some runs were made a second time, on {second} instead of {first}. "
+        f"Second run minus first: {repeats.mean:+.2f} BLEU{interval}, {count} run{'s' if count > 1 else ''} "
+        f"([repeats]({REPEATS}/README.md)).{cause} If each run made only on {second} is corrected by this difference, "
+        f"{'; '.join(others) or 'no verdict changes'}.{' The other verdicts stay.' if others else ''}"
     )
+
+
+def _averaged(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores[scores["checkpoint"] == CHECKPOINTS[0]].set_index(["variant", "seed"])

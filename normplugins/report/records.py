@@ -222,7 +222,7 @@ def _diverged(path: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
         own = {"experiment": experiment, "seed": int(seed), "diverged": str(reason), "scored_by": ""}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not say which run diverged and how ({error}). Remove it") from error
-    _check_place(path, experiment, variant, f"seed{own['seed']}{DIVERGED}")
+    _check_place(path, str(experiment), str(variant), f"seed{own['seed']}{DIVERGED}")
     alike = next((row for row in rows if (row["experiment"], row["variant"]) == (experiment, variant)), None)
     if alike is None:
         alike = NO_RUN | _settings(experiment, variant, model) | {"budget": _budget(config)}

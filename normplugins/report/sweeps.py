@@ -143,7 +143,7 @@ def weight_decay(evidence: Evidence) -> tuple[str, str]:
         f"`{decayed}` minus the control with a matched learning rate, `{control}`: {describe_difference(matched)}. "
         f"`{decayed}` minus the unchanged recipe, `{plain}`: {describe_difference(alone)}. "
         f"{f'The first difference is undecided: {small}. ' if small else ''}"
-        f"{f'In {mixed} of {matched.seeds + alone.seeds} pairs the runs used different processors. ' if mixed else ''}"
+        f"{f'In {mixed} of {matched.seeds + alone.seeds} pairs the processors were not the same. ' if mixed else ''}"
         "The claim holds if weight decay and its control are equivalent, and weight decay differs from the unchanged "
         "recipe. If weight decay differs from its control, the claim stays open, because the control only matches the "
         f"mean of the learning rate. {links_of_pairs(matched, alone)}"

@@ -83,8 +83,8 @@ def refuse_keys(overrides: Sequence[str]) -> None:
             raise UserError(f"'{item}' is a setting of Hydra itself, and a run does not accept it: leave it out")
         if item.startswith(("~", "variant=")):
             raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
-        group, _, value = item.partition(".name=")
-        if value and (config_dir() / group).is_dir():
+        group, equals, value = item.partition(".name=")
+        if group and equals and (config_dir() / group).is_dir():
             raise UserError(f"'{item}' would change the name alone: choose the whole section with {group}={value}")
 
 

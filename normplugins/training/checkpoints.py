@@ -70,9 +70,10 @@ def _load(path: Path, run: Identity | None) -> dict[str, Any]:
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a checkpoint: it holds no model")
     extra = state.get("extra_state") or {}
-    if not isinstance(extra, dict):
-        raise UserError(f"{path} is not a checkpoint: its extra_state is not a dictionary")
-    epoch, history = re.fullmatch(r"checkpoint(\d+)\.pt", path.name), extra.get("history")
+    history = extra.get("history") or {} if isinstance(extra, dict) else None
+    if not isinstance(history, dict):
+        raise UserError(f"{path} is not a checkpoint: its extra_state is not one of fairseq")
+    epoch = re.fullmatch(r"checkpoint(\d+)\.pt", path.name)
     if damage := find_damage(state):
         raise UserError(f"{path} was refused: {damage}")
     if epoch and history and int(epoch[1]) != history.get("epoch"):

@@ -7,7 +7,7 @@ import pytest
 
 from normplugins.report.perplexity_contrasts import perplexity_contrasts
 from normplugins.report.records import read_results
-from tests.helpers.records import language_model, put, scored
+from tests.helpers.records import language_model, put, put_diverged, scored
 
 MASKED = "budget=cpu,model.causal=true"
 PAPER = f"{MASKED},model.normalize_before=true"
@@ -59,10 +59,20 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path) -> None:
 def test_p_values_are_adjusted_within_a_reading(tmp_path: Path) -> None:
     put_runs(tmp_path, PERPLEXITIES)
     before = rows(tmp_path)["PN - LN, reading=masked"]["p (Holm)"]
+    alone, adjusted = (float(p.strip("()")) for p in before.split())
+    assert adjusted == pytest.approx(3 * alone, rel=0.05), "the smallest of the three contrasts of its reading"
     put_runs(tmp_path, {f"{norm},{PAPER}": PERPLEXITIES[f"{norm},{MASKED}"] for norm in ("ln", "bn", "pnv", "pn")})
     after = rows(tmp_path)
     assert after["PN - LN, reading=masked"]["p (Holm)"] == before
     assert after["PN - LN, reading=paper"]["p (Holm)"] == before, "the same scores in the same kind of family"
+
+
+def test_a_norm_whose_runs_diverged_has_a_row(tmp_path: Path) -> None:
+    put_runs(tmp_path, {cell: scores for cell, scores in PERPLEXITIES.items() if not cell.startswith("bn")})
+    for seed in (1, 2, 3):
+        put_diverged(tmp_path, "ptb", f"bn,{MASKED}", seed)
+    found = rows(tmp_path)["BN - LN, reading=masked"]
+    assert (found["seeds"], found["diverged"], found["verdict"]) == ("0 of 3", "3 and 0", "not run")
 
 
 @pytest.mark.parametrize("cells", [{}, {f"pn,{MASKED}": (200.0,)}])

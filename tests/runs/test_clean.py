@@ -30,7 +30,7 @@ def test_nothing_is_deleted_without_an_answer(run, refused, accepted, normplugin
     assert accepted("clean", "run").endswith("nothing was deleted\n")
     status, output, errors = normplugins("clean", "run", "nowhere")
     assert (status, output.endswith("nothing was deleted\n")) == (1, True)
-    assert errors.endswith("1 runs were not cleaned\n")
+    assert errors.endswith("1 run not cleaned\n")
     assert files(run) == before
 
 

@@ -165,6 +165,7 @@ def test_hardware_does_not_change_the_cell():
         ("variant=foo", ["'variant=foo'", "leave it out"]),
         ("norm.name=pn", ["'norm.name=pn'", "norm=pn"]),
         ("hardware.name=slurm", ["hardware=slurm"]),
+        ("tracking.name=", ["'tracking.name='"]),
         ("=3", []),
         ("seed=1,2", ["'seed=1,2' has several values", "-m"]),
         ("norm=ln,pn", ["'norm=ln,pn' has several values", "-m"]),

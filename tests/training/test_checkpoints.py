@@ -83,6 +83,10 @@ def test_the_error_of_loading_names_the_reason(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} (was refused|cannot be read)"):
             checkpoints.load(tmp_path / name)
+    for extra in ([1], {"history": 3}):
+        torch.save({"model": {}, "extra_state": extra}, tmp_path / "other.pt")
+        with pytest.raises(UserError, match="extra_state is not one of fairseq"):
+            checkpoints.load(tmp_path / "other.pt")
     with pytest.raises(UserError, match="missing cannot be read"):
         checkpoints.load(tmp_path / "missing")
 
