@@ -27,6 +27,7 @@ from normplugins.training.tracking import Tracker
 from normplugins.training.trainer import Trainer
 from normplugins.utils.errors import NotFinite, UserError
 from normplugins.utils.signals import deferred_signals
+from normplugins.utils.threads import return_memory
 
 
 def train(config: DictConfig, fairseq_config: DictConfig, run: Identity, title: str, tracker: Tracker) -> None:
@@ -261,6 +262,7 @@ class _Training:
             for old in checkpoints.epoch_checkpoints(self.directory)[: -(self.config.evaluate.average or 1)]:
                 old.unlink()
         self.saved_at, self.saved_update = self.trainer.cumulative_training_time(), history.updates
+        return_memory()
 
     def stop_not_finite(self, samples: list[dict[str, Any]], reason: str) -> NoReturn:
         """Raise NotFinite with the name of the first bad tensor, or with fairseq's ``reason`` if none is found."""

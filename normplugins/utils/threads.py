@@ -24,3 +24,13 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)  # allocate large blocks on the heap too
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never return the end of the heap
+
+
+def return_memory() -> None:
+    """Return freed memory to the system, which glibc keeps after :func:`keep_memory`.
+
+    Large tensors of different sizes split the memory that is kept, so that it grows: without this call, by gigabytes an
+    hour in a language model whose logits are the largest tensors.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
