@@ -18,6 +18,7 @@ from benchmarks.measure import machine, parse, parser_with
 from benchmarks.step import own_update
 from benchmarks.texts import random_batches
 from normplugins.cli import call
+from normplugins.commands._arguments import positive_numbers
 from normplugins.runs.check import check
 from normplugins.runs.compose import compose_config, fairseq_config
 from normplugins.training.distributed import on_cpu
@@ -38,8 +39,8 @@ PATIENCE = 300.0  # seconds that processes wait for each other
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure an experiment, and add its entry to the file of results: rates by number of processes, and ``jobs``."""
     options = parse(PARSER, argv)
-    counts = [int(text) if text.strip().isdecimal() else 0 for text in options.counts.split(",")]
-    if not all(counts):
+    counts = positive_numbers(options.counts)
+    if not counts:
         raise UserError(f"--counts {options.counts}: give numbers of processes, such as 1,2,4,8")
     config = compose_config(options.experiment, options.overrides)
     check(config)

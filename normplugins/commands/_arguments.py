@@ -59,3 +59,9 @@ def report_unknown(words: list[str]) -> None:
     first = " ".join(different[:5]) + (" ..." if len(different) > 5 else "")
     plural = "word" if len(words) == 1 else "words"
     print(f"{len(words):,} {plural} that the vocabulary cannot spell, read as <unk>: {first}", file=sys.stderr)
+
+
+def positive_numbers(text: str) -> list[int]:
+    """Return the whole numbers of a list such as ``6,12,18``; an empty list unless all are at least 1."""
+    numbers = [int(word) if word.strip().isdecimal() else 0 for word in text.split(",")]
+    return numbers if all(numbers) else []

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from normplugins.commands._arguments import add_results, add_run, add_runs
+from normplugins.commands._arguments import add_results, add_run, add_runs, positive_numbers
 from normplugins.utils.errors import UserError
 from normplugins.utils.steps import loading, progress
 
@@ -54,8 +54,8 @@ def _gradients(options: argparse.Namespace) -> list[Path]:
         from normplugins.models.placement import PLACEMENTS
         from normplugins.report.gradients_figure import write_gradients
 
-    depths = [int(text) if text.strip().isdecimal() else 0 for text in options.layers.split(",")]
-    if not all(depths) or len({*depths}) < len(depths):
+    depths = positive_numbers(options.layers)
+    if not depths or len({*depths}) < len(depths):
         raise UserError(f"--layers {options.layers}: give different numbers of layers, such as 6,12,18")
     rows = measure_gradients(options.norm, depths)
     title = f"gradients with {options.norm}, {len(PLACEMENTS)} placements"

@@ -53,8 +53,10 @@ def execute(options: argparse.Namespace) -> None:
     chosen = ("corpus", "hardware", "tracking", "reading", "budget", "architecture", "recipe")
     values = {name: groups[name] for name in chosen}
     values |= {"norm": list(known_norms())}
-    derived = ("variant", "hardware.name", "tracking.name")  # these follow from other keys, and are refused
-    settings = {key: each.type for key, each in declared(RunSettings) if key not in derived}
+    # the names of the cell and of sections follow from other keys, and are refused
+    settings = {
+        key: each.type for key, each in declared(RunSettings) if key.rpartition(".")[2] not in ("variant", "name")
+    }
     values |= {key: ["true", "false"] for key, type_ in settings.items() if type_ is bool}
     keys = [f"{key}=" for key in (*values, *settings, *(f"norm.{name}" for name in all_settings()))]
     (commands,) = (each.choices for each in options.parser._actions if isinstance(each, argparse._SubParsersAction))

@@ -116,8 +116,10 @@ class Custom(ParallelCorpus):
         held_out = {self._as_compared(pair) for pairs in given.values() for pair in pairs}
         found: dict[str, int] = {}  # the number of each different pair, in random order
         for _, number in order:
-            if len(found) <= needed and (compared := self._as_compared(train[number - 1])) not in held_out:
+            if (compared := self._as_compared(train[number - 1])) not in held_out:
                 found.setdefault(compared, number)
+            if len(found) > needed:
+                break
         if len(found) <= needed:  # one pair has to be left to train on
             raise UserError(
                 f"{where['train'][0]} has {len(found):,} different pairs with two sides"

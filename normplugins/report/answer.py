@@ -19,6 +19,7 @@ from normplugins.report.contrasts import (
     Contrast,
     Finding,
     find,
+    format_interval,
     so_far,
 )
 from normplugins.report.group_scaling import scaled_tokens
@@ -284,11 +285,3 @@ def verdict_label(found: Finding) -> str:
     """Return a finding's verdict as tables show it, marked if it is exploratory or if later runs can change it."""
     mark = "exploratory: " if found.seeds > 1 and found.contrast.family == EXPLORATORY else ""
     return f"{mark}{found.verdict_so_far}"
-
-
-def format_interval(found: Finding, unit: str = "") -> str:
-    """Return a difference with its 95 % interval; "" if there is no difference."""
-    if found.difference is None:
-        return ""
-    low, high = found.difference.interval
-    return f"{found.difference.mean:+.2f}{unit} [{low:+.2f}, {high:+.2f}]"

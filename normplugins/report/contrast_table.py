@@ -5,7 +5,7 @@ import pandas as pd
 from normplugins.report import answer
 from normplugins.report.answer import Findings
 from normplugins.report.cells import SPREAD_SEEDS
-from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED
+from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED, Finding, format_interval
 from normplugins.report.processors import describe_mixed
 from normplugins.report.table import build_table
 from normplugins.utils.terminal import Table
@@ -28,9 +28,8 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
             needed = "none" if first.seeds_needed is None else str(first.seeds_needed)
         rows.append({
             "contrast": first.contrast.name,
-            "averaged [95 %]": answer.format_interval(first),
-            P: f"{answer.format_p(first.difference.p)} ({answer.format_p(first.p_adjusted)})"
-            if first.difference and first.seeds > 1 else "",
+            "averaged [95 %]": format_interval(first),
+            P: p_values(first),
             **{name: f"{each.difference.mean:+.2f}" if each.difference else ""
                for name, each in zip(CHECKPOINTS[1:], others, strict=True)},
             NO_PENALTY: answer.without_penalty(first, scores),
@@ -66,6 +65,13 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         if all(row[column] == none for row in rows):
             rows = [row | {column: ""} for row in rows]
     return build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts").folded()
+
+
+def p_values(found: Finding) -> str:
+    """Return the p-value of a finding, and in parentheses the adjusted one; "" with fewer than two pairs."""
+    if found.difference is None or found.seeds < 2:
+        return ""
+    return f"{answer.format_p(found.difference.p)} ({answer.format_p(found.p_adjusted)})"
 
 
 def as_csv(findings: Findings) -> str:

@@ -143,6 +143,14 @@ def so_far(verdict: str, final: bool) -> str:
     return verdict if final else f"{verdict} so far"
 
 
+def format_interval(found: Finding, unit: str = "") -> str:
+    """Return a difference with its 95 % interval; "" if there is no difference."""
+    if found.difference is None:
+        return ""
+    low, high = found.difference.interval
+    return f"{found.difference.mean:+.2f}{unit} [{low:+.2f}, {high:+.2f}]"
+
+
 def find(
     results: Path,
     checkpoint: str = CHECKPOINTS[0],

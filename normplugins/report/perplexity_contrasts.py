@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from normplugins.report.answer import format_p
+from normplugins.report.contrast_table import P, p_values
 from normplugins.report.contrasts import CELLS, EXPLORATORY, Contrast, Finding, find
 from normplugins.report.plans import Plan
 from normplugins.report.table import build_table
@@ -55,7 +55,7 @@ def _row(found: Finding, models: Mapping[str, str]) -> dict[str, str]:
         "log ppl [95 %]": (f"{difference.mean:+.3f}" if difference else "")
         + (f" [{difference.low:+.3f}, {difference.high:+.3f}]" if difference and several else ""),
         "ratio\nof ppl": f"{math.exp(difference.mean):.3f}" if difference else "",
-        "p (Holm)": f"{format_p(difference.p)} ({format_p(found.p_adjusted)})" if difference and several else "",
+        P: p_values(found),
         "seeds": f"{found.seeds} of {found.planned}",
         "diverged": " and ".join(map(str, found.diverged)),
         "verdict": f"{EXPLORATORY}: {found.verdict_so_far}" if several else found.verdict_so_far,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from normplugins.evaluation.student import interval_of_mean
-from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, Finding, with_verdicts
+from normplugins.report.contrasts import CHECKPOINTS, EXPERIMENT, Finding, format_interval, with_verdicts
 from normplugins.report.records import WHOLE_TEST_SET, distinct, read_record
 
 REPEATS = "repeats"
@@ -85,16 +85,19 @@ def read_repeats(results: Path, scores: pd.DataFrame) -> Repeats | None:
     return Repeats(differences.tolist(), *processors, (distinct(first["threads"]), distinct(again["threads"])))
 
 
-def corrected(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> list[Finding]:
-    """Return the findings as if each run made only on the other processor scored as its first processor would.
-
-    The correction is minus the mean difference of the repeated runs. Without such runs, the findings are unchanged.
-    """
+def sensitive_contrasts(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> set[str]:
+    """Return the names of the contrasts whose verdict depends on the processors (amendment 22)."""
     repeats = read_repeats(results, scores)
-    if repeats is None:
-        return list(findings)
+    return {before.contrast.name for before, _ in _changed(repeats, findings, scores)} if repeats else set()
+
+
+def _changed(repeats: Repeats, findings: Sequence[Finding], scores: pd.DataFrame) -> list[tuple[Finding, Finding]]:
+    """Return the findings whose verdict changes if the other processor is corrected for, as they are and corrected.
+
+    The correction adds minus the mean difference of the repeated runs to each run made only on the other processor.
+    """
     added = (_averaged(scores)["hardware"] == repeats.second).astype(float) * -repeats.mean
-    changed = []
+    corrected = []
     for each in findings:
         if each.difference and each.seeds > 1:
             ours, theirs = (
@@ -102,18 +105,13 @@ def corrected(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) 
                 for cell in (each.contrast.system, each.contrast.baseline)
             )
             each = replace(each, difference=each.difference.shifted(list(ours - theirs)))
-        changed.append(each)
-    return with_verdicts(changed)
-
-
-def sensitive_contrasts(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> set[str]:
-    """Return the names of the contrasts whose verdict :func:`corrected` changes."""
-    after = corrected(results, findings, scores)
-    return {each.contrast.name for each, one in zip(findings, after, strict=True) if each.verdict != one.verdict}
+        corrected.append(each)
+    pairs = zip(findings, with_verdicts(corrected), strict=True)
+    return [(before, after) for before, after in pairs if after.verdict != before.verdict]
 
 
 def sensitivity(results: Path, findings: Sequence[Finding], scores: pd.DataFrame) -> str:
-    """Return, in sentences, the verdicts that :func:`corrected` changes (amendment 22); "" without repeated runs."""
+    """Return, in sentences, the verdicts that depend on the processors (amendment 22); "" without repeated runs."""
     repeats = read_repeats(results, scores)
     if repeats is None:
         return ""
@@ -125,12 +123,10 @@ def sensitivity(results: Path, findings: Sequence[Finding], scores: pd.DataFrame
     if repeats.threads[0] != repeats.threads[1]:
         numbers = f"{repeats.threads[1]} and {repeats.threads[0]}"
         cause = f" The numbers of threads differ too ({numbers}), so the cause may be either."
-    others = []
-    for before, after in zip(findings, corrected(results, findings, scores), strict=True):
-        if after.verdict != before.verdict and after.difference:
-            low, high = after.difference.interval
-            numbers = f"{after.difference.mean:+.2f} BLEU [{low:+.2f}, {high:+.2f}]"
-            others.append(f"{after.contrast.name} would be {after.verdict} instead of {before.verdict}: {numbers}")
+    others = [
+        f"{after.contrast.name} would be {after.verdict} instead of {before.verdict}: {format_interval(after, ' BLEU')}"
+        for before, after in _changed(repeats, findings, scores)
+    ]
     return (
         f"**Do the processors of the runs matter?** Some runs were made a second time, on {second} instead of {first}. "
         f"Second run minus first: {repeats.mean:+.2f} BLEU{interval}, {count} run{'s' if count > 1 else ''} "

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+from functools import cache
 
 import torch
 
@@ -20,8 +21,7 @@ def keep_memory() -> None:
     By default glibc returns large blocks to the system and maps them again, page by page, for the next layer. With
     tensors of 4 MB this costs a seventh of a training step.
     """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+    if libc := _glibc():
         libc.mallopt(_M_MMAP_MAX, 0)  # allocate large blocks on the heap too
         libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never return the end of the heap
 
@@ -32,5 +32,11 @@ def return_memory() -> None:
     Large tensors of different sizes split the memory that is kept, so that it grows: without this call, by gigabytes an
     hour in a language model whose logits are the largest tensors.
     """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library of this process if it is glibc."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
