@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from normplugins.report import gradients_figure, probe_claims, sweeps
+from normplugins.report import gradients_figure, perplexity_contrasts, probe_claims, sweeps
 from normplugins.report.answer import (
     agreement,
     describe_difference,
@@ -101,6 +101,7 @@ def _perplexities(evidence: Evidence) -> tuple[str, str]:
         "The schedules need a GPU. The paper's language-model code was never released, so the command runs three "
         "readings of it."
     )
+    why = f"{why} {perplexity_contrasts.summary(evidence.results, evidence.found, ['pn'])}".rstrip()
     planned = {(name, cell) for name, cell in Plan.named(GPU).cells if name in ("ptb", "wikitext103")}
     ended = evidence.found[evidence.found["diverged"] == ""]
     if planned & {*zip(ended["experiment"], ended["variant"], strict=True)}:

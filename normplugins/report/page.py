@@ -14,7 +14,7 @@ from normplugins.report.forest import CONTRASTS_TITLE, CORPORA_TEXT, forest, ove
 from normplugins.report.measured import read_measured
 from normplugins.report.paper_figures import paper_figures
 from normplugins.report.perplexity_contrasts import EXPERIMENT as PTB
-from normplugins.report.perplexity_contrasts import perplexity_contrasts
+from normplugins.report.perplexity_contrasts import perplexity_contrasts, summary
 from normplugins.report.plans import Plan, by_plan, plan_table
 from normplugins.report.probe_table import loss_table, probe_table
 from normplugins.report.readings import NOT_KNOWN
@@ -155,6 +155,8 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     writer.page.append("## The answer")
     for text in answer.sentences(results, findings, found, probe):
         writer.say(text)
+    if text := summary(results, found):
+        writer.say(f"**What about language models?** {text}")
     writer.page += writer.show(forest(CONTRASTS_TITLE, primary), "contrasts", "Contrasts with intervals")
     writer.table(contrast_table(findings, found), "###")
     writer.write("contrasts.csv", as_csv(findings))

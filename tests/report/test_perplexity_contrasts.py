@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from normplugins.report.perplexity_contrasts import perplexity_contrasts
+from normplugins.report.perplexity_contrasts import perplexity_contrasts, summary
 from normplugins.report.records import read_results
 from tests.helpers.records import language_model, put, put_diverged, scored
 
@@ -79,4 +79,19 @@ def test_a_norm_whose_runs_diverged_has_a_row(tmp_path: Path) -> None:
 def test_without_a_pair_there_is_no_table(tmp_path: Path, cells: dict[str, tuple[float, ...]]) -> None:
     put(tmp_path, language_model("ptb", "ln", 1, 53.0))
     put_runs(tmp_path, cells)
-    assert perplexity_contrasts(tmp_path, read_results(tmp_path)) is None
+    found = read_results(tmp_path)
+    assert perplexity_contrasts(tmp_path, found) is None
+    assert summary(tmp_path, found) == ""
+
+
+def test_the_summary_says_by_how_many_percent_the_perplexity_is_higher(tmp_path: Path) -> None:
+    put_runs(tmp_path, PERPLEXITIES)
+    found = read_results(tmp_path)
+    ours, theirs = PERPLEXITIES[f"pn,{MASKED}"], PERPLEXITIES[f"ln,{MASKED}"]
+    ratio = math.prod(a / b for a, b in zip(ours, theirs, strict=True))
+    pn = summary(tmp_path, found, ["pn"])
+    assert f"With `reading=masked`: PN {100 * (ratio ** (1 / 3) - 1):+.1f} % [" in pn
+    assert "3 seeds, better. With" in pn, "a lower perplexity is better"
+    assert f"With `reading=paper`: PN {100 * (190 / 180 - 1):+.1f} %, one seed: no verdict." in pn
+    assert "BN" not in pn
+    assert "; PN-V " in summary(tmp_path, found)
