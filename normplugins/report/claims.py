@@ -1,6 +1,6 @@
 """The claims of the paper and common claims about norms, each with a verdict that follows from the records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,12 @@ from normplugins.report.answer import (
     agreement,
     describe_difference,
     scaling_in_short_runs,
-    scores_on_test,
     small_before_holm,
 )
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import EXPERIMENT, EXPLORATORY, MARGIN, NOT_RUN, UNDECIDED, Finding, so_far
 from normplugins.report.evidence import FAILS, HOLDS, Evidence, links_of_pairs
 from normplugins.report.plans import NU_BOUND, Plan
-from normplugins.report.processors import sensitive_contrasts
 from normplugins.report.table import build_table, markdown
 
 HEAD = """\
@@ -75,7 +73,7 @@ def _contrast(name: str, claimed: str, more: str | Callable[[Path], str] = "") -
             says = f"The rule decides nothing, because {small}."
         further = more if isinstance(more, str) else more(evidence.results)
         if name in evidence.sensitive:
-            says += " This verdict depends on the processors of the runs: see [the answer](README.md#the-answer)."
+            says += " This verdict depends on the processors of the runs: see [the answer](README.md#in-detail)."
         sentences = [f"{name}: {describe_difference(found)}.", says.strip(), further]
         return so_far(verdict, found.final), " ".join(filter(None, [*sentences, links_of_pairs(found)]))
 
@@ -156,13 +154,16 @@ CLAIMS = (
 """The claims in the order of the page."""
 
 
-def claims_page(results: Path, primary: Sequence[Finding], probe: pd.DataFrame, found: pd.DataFrame) -> str:
+def claims_page(
+    results: Path, primary: Sequence[Finding], probe: pd.DataFrame, found: pd.DataFrame, sensitive: Set[str]
+) -> str:
     """Judge all claims, and return their page as Markdown.
+
+    ``sensitive`` has the names of the contrasts whose verdict depends on the processors.
 
     Raises:
         UserError: a record or a table is damaged.
     """
-    sensitive = sensitive_contrasts(results, primary, scores_on_test(found))
     evidence = Evidence(results, {each.contrast.name: each for each in primary}, probe, found, sensitive)
     rows, sections = [], []
     for claim in CLAIMS:

@@ -17,8 +17,9 @@ from normplugins.report.perplexity_contrasts import EXPERIMENT as PTB
 from normplugins.report.perplexity_contrasts import perplexity_contrasts, summary
 from normplugins.report.plans import Plan, by_plan, plan_table
 from normplugins.report.probe_table import loss_table, probe_table
+from normplugins.report.processors import sensitive_contrasts
 from normplugins.report.readings import NOT_KNOWN
-from normplugins.report.readme import readme_part, rewrite_readme
+from normplugins.report.readme import DETAILS, in_short, readme_part, rewrite_readme
 from normplugins.report.records import LOCAL, read_results, summarize
 from normplugins.report.run_page import run_pages
 from normplugins.report.sweeps import batch_sizes
@@ -152,12 +153,17 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
     """Begin the page with what the records say about the contrasts, and write the other pages and figures."""
     findings, probe = {checkpoint: find(results, checkpoint) for checkpoint in CHECKPOINTS}, probe_table(results)
     primary = findings[CHECKPOINTS[0]]
+    sensitive = sensitive_contrasts(results, primary, answer.scores_on_test(found))
     writer.page.append("## The answer")
-    for text in answer.sentences(results, findings, found, probe):
+    progress, *details = answer.sentences(results, findings, found, probe)
+    writer.say(progress)
+    writer.page.append("\n".join(in_short(primary, sensitive)))
+    writer.page += writer.show(forest(CONTRASTS_TITLE, primary), "contrasts", "Contrasts with intervals")
+    writer.page.append(f"### {DETAILS}")
+    for text in details:
         writer.say(text)
     if text := summary(results, found):
         writer.say(f"**What about language models?** {text}")
-    writer.page += writer.show(forest(CONTRASTS_TITLE, primary), "contrasts", "Contrasts with intervals")
     writer.table(contrast_table(findings, found), "###")
     writer.write("contrasts.csv", as_csv(findings))
     for figure, name, caption, *heads in (
@@ -172,12 +178,12 @@ def _answer(results: Path, found: pd.DataFrame, writer: Writer) -> None:
         writer.table(losses, "###")
     writer.page.append(wrapped(PAGES))
     readme = results.resolve().parent / "README.md"
-    if rewrite_readme(readme, readme_part(results, primary, found)):
+    if rewrite_readme(readme, readme_part(results, primary, found, sensitive)):
         writer.written.append(readme)
     gradients = read_measured(results / gradients_figure.TABLE, gradients_figure.COLUMNS)
     if len(gradients):  # a claim and a page of docs/ show it
         writer.written += style.write(gradients_figure.draw(gradients), results / gradients_figure.FIGURE)
-    writer.write("claims.md", claims_page(results, primary, probe, found))
+    writer.write("claims.md", claims_page(results, primary, probe, found, sensitive))
     for name, figure in paper_figures(results, probe):
         writer.show(figure, name)
 

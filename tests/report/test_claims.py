@@ -25,7 +25,11 @@ def probe(**numbers: float) -> list[dict]:
 
 @pytest.fixture
 def page(tmp_path: Path):
-    return lambda: claims_page(tmp_path, find(tmp_path, resamples=200), probe_table(tmp_path), read_results(tmp_path))
+    def made() -> str:
+        primary, probed = find(tmp_path, resamples=200), probe_table(tmp_path)
+        return claims_page(tmp_path, primary, probed, read_results(tmp_path), set())
+
+    return made
 
 
 @pytest.fixture

@@ -194,7 +194,9 @@ def test_the_page_opens_with_the_answer(results: Path, page) -> None:
     put_diverged(results, "multi30k", "rms", 1)
     made = page()
     text, rows = " ".join(made.text.split()), made.rows("Contrasts")
-    assert 0 < text.index("## The answer") < text.index("## The numbers")
+    short, figure = text.index("- **Does PN as released translate better than LN?** PN - LN: "), "figures/contrasts.png"
+    assert 0 < text.index("## The answer") < short < text.index(figure) < text.index("### In detail")
+    assert text.index("### In detail") < text.index("## The numbers")
     assert re.search(
         r"13 of \d+ planned runs of Multi30k are published, and 1 diverged\. Contrasts: 0 of \d+ complete", text
     )

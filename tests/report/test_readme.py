@@ -5,7 +5,7 @@ from pathlib import Path
 
 from normplugins.report.contrasts import find
 from normplugins.report.plans import Plan
-from normplugins.report.readme import BEGIN, END, readme_part, rewrite_readme
+from normplugins.report.readme import BEGIN, DETAILS, END, SHOWN, in_short, readme_part, rewrite_readme
 from normplugins.report.records import read_results
 from tests.helpers.records import put_translated
 from tests.helpers.runs import REPOSITORY
@@ -17,7 +17,7 @@ def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> 
         put_translated(tmp_path, "ln", seed, {1: 40 * seed})
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    part = readme_part(tmp_path, find(tmp_path, resamples=50), read_results(tmp_path))
+    part = readme_part(tmp_path, find(tmp_path, resamples=50), read_results(tmp_path), set())
     assert rewrite_readme(readme, part)
     text = readme.read_text()
     assert text.startswith("before\n")
@@ -31,6 +31,18 @@ def test_the_part_between_the_marks_follows_from_the_records(tmp_path: Path) -> 
     assert re.search(answer, text, re.MULTILINE)
     assert rewrite_readme(readme, part)
     assert readme.read_text() == text
+
+
+def test_the_answer_in_short_marks_verdicts_that_depend_on_the_processors(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        put_translated(tmp_path, "pn", seed, {1: seed})
+        put_translated(tmp_path, "ln", seed, {1: 40 * seed})
+    items = dict(zip(SHOWN, in_short(find(tmp_path, resamples=50), {"PN - LN"}), strict=True))
+    assert items["PN - LN"].endswith("undecided so far ([sensitive to processors](#in-detail)).")
+    assert "sensitive" not in items["BN - LN"]
+    assert f"\n### {DETAILS}\n" in (REPOSITORY / "results" / "README.md").read_text(encoding="utf-8"), (
+        "the link's target"
+    )
 
 
 def test_the_readme_of_the_project_counts_its_records() -> None:
