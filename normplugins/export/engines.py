@@ -77,8 +77,8 @@ def compare(run: TrainedRun, engine: Engine) -> dict[str, Any]:
     OmegaConf.set_struct(search, False)
     search.max_tokens = max([search.max_tokens, *map(len, sentences)])
     target = run.task.target_dictionary
-    texts = [
-        [run.pipeline.decode(target.string(best["tokens"])) for best, *_ in found(sentences, search)]
+    texts = [  # not decoded by the pipeline, which leaves the tokens of a corpus of given tokens
+        corpus.to_text(run.pipeline.join(target.string(best["tokens"])) for best, *_ in found(sentences, search))
         for found in (run.search, engine)
     ]
     references = read_lines(corpus.reference_text)[: len(sentences)]

@@ -22,6 +22,8 @@ def test_it_translates_as_our_beam_search(engine, package, norm, request, tmp_pa
     assert "20 of 20 test sentences translated as by our beam search" in said
     about = json.loads((tmp_path / "model" / "normplugins.json").read_text(encoding="utf-8"))
     assert (about["check"]["identical"], about["check"]["bleu_difference"]) == (20, 0.0)
+    record = json.loads((run.directory / "record.json").read_text(encoding="utf-8"))
+    assert about["check"]["our_bleu"] == pytest.approx(record["metrics"]["sacrebleu"]["score"]), "all test sentences"
     assert (tmp_path / "model" / "codes").is_file()
     (source,) = run.data_dir.glob("*/*/tokenized/source.text.*")
     expected = (run.directory / "test.hypotheses").read_text(encoding="utf-8")
