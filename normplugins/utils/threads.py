@@ -30,7 +30,7 @@ def return_memory() -> None:
     """Return freed memory to the system, which glibc keeps after :func:`keep_memory`.
 
     Large tensors of different sizes split the memory that is kept, so that it grows: without this call, by gigabytes an
-    hour in a language model whose logits are the largest tensors.
+    hour in a language model whose logits are the largest tensors. Using a returned gigabyte again takes up to a second.
     """
     if libc := _glibc():
         libc.malloc_trim(0)
