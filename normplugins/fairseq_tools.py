@@ -47,6 +47,8 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     try:
         module.cli_main()
     except Exception as error:
+        if isinstance(error, KeyError) and error.args == (None,):  # fairseq looks the task up
+            raise UserError(f"fairseq-{tool}: name the task, --task translation or --task language_modeling") from error
         # fairseq raises these classes for mistakes of the user; every other error keeps its traceback.
         if (not isinstance(error, (OSError, AssertionError)) and type(error) is not Exception) or not str(error):
             raise

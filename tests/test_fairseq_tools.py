@@ -125,6 +125,7 @@ def test_from_pretrained_with_a_user_dir(session, save):
         ("train", ["nowhere", "--arch", "transformer", "--max-tokens", "9"], "nowhere"),
         ("preprocess", ["--trainpref", "train", "-s", "de", "-t", "en", "--destdir", "bin"], "bin/dict.de.txt"),
         ("generate", ["bin", "--path", "x.pt", "--sampling"], "--sampling requires --nbest"),
+        ("validate", ["bin", "--path", "x.pt"], "name the task, --task translation or --task language_modeling"),
     ],
 )
 def test_a_mistake_that_fairseq_reports_is_one_line(session, normplugins, monkeypatch, tool, arguments, said):
