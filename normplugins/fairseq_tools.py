@@ -35,6 +35,8 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
         normplugins.register()
         if not any(item.startswith(("--user-dir", "common.user_dir=")) for item in arguments):  # the user's own plugin
             arguments += [f"common.user_dir={PACKAGE}"] if tool == "hydra-train" else ["--user-dir", str(PACKAGE)]
+    from hydra.errors import HydraException
+
     from normplugins.utils.threads import keep_memory  # imports PyTorch
 
     keep_memory()
@@ -49,8 +51,9 @@ def run_tool(tool: str, arguments: Sequence[str], our_models: bool = False) -> N
     except Exception as error:
         if isinstance(error, KeyError) and error.args == (None,):  # fairseq looks the task up
             raise UserError(f"fairseq-{tool}: name the task, --task translation or --task language_modeling") from error
-        # fairseq raises these classes for mistakes of the user; every other error keeps its traceback.
-        if (not isinstance(error, (OSError, AssertionError)) and type(error) is not Exception) or not str(error):
+        # fairseq and Hydra raise these classes for mistakes of the user; every other error keeps its traceback.
+        known = isinstance(error, (OSError, AssertionError, HydraException)) or type(error) is Exception
+        if not known or not str(error):
             raise
         raise UserError(f"fairseq-{tool}: {type(error).__name__}: {error}") from error
 

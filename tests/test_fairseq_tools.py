@@ -125,6 +125,7 @@ def test_from_pretrained_with_a_user_dir(session, save):
         ("train", ["nowhere", "--arch", "transformer", "--max-tokens", "9"], "nowhere"),
         ("preprocess", ["--trainpref", "train", "-s", "de", "-t", "en", "--destdir", "bin"], "bin/dict.de.txt"),
         ("generate", ["bin", "--path", "x.pt", "--sampling"], "--sampling requires --nbest"),
+        ("hydra-train", ["task=translation", "dataset.max_tokns=3"], "Could not override 'dataset.max_tokns'"),
         ("validate", ["bin", "--path", "x.pt"], "name the task, --task translation or --task language_modeling"),
     ],
 )

@@ -54,6 +54,8 @@ class BeamSearch(SequenceGenerator):
         constraints: Tensor | None = None,
         bos_token: int | None = None,
     ) -> list[list[Hypothesis]]:
+        if self.beam_size < 1:
+            raise UserError(f"a beam of {self.beam_size}: must be at least 1")
         model, inputs = self.model.single_model, sample["net_input"]
         asked = (prefix_tokens, constraints, self.lm_model, self.repeat_ngram_blocker, self.token_indices_to_suppress)
         plain = self.model.models_size == 1 and type(self.search) is search.BeamSearch and not self.match_source_len

@@ -144,9 +144,16 @@ def test_a_model_without_a_finite_probability_is_named():
         generate(BeamSearch, model, sources(0, 30, [4]), 30, beam_size=2, max_len_b=5)
 
 
-def test_a_longest_translation_shorter_than_the_shortest_is_refused():
-    with pytest.raises(UserError, match="maximum length of a translation, 3 tokens, is less than the minimum, 5"):
-        generate(BeamSearch, learned(0, 30), sources(0, 30, [4]), 30, beam_size=2, max_len_b=3, min_len=5)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"beam_size": 2, "min_len": 5}, "maximum length of a translation, 3 tokens, is less than the minimum, 5"),
+        ({"beam_size": 0}, "a beam of 0: must be at least 1"),
+    ],
+)
+def test_options_that_allow_no_translation_are_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        generate(BeamSearch, learned(0, 30), sources(0, 30, [4]), 30, max_len_b=3, **options)
 
 
 def test_half_precision():
