@@ -25,6 +25,8 @@ class Sampling:
         """Raise UserError for values out of range."""
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"the temperature is {self.temperature}, but must be 0 or a positive number")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"the seed is {self.seed}, but must be at least 0 and below 2^63")
 
     def choose(self, logprobs: Tensor, generator: torch.Generator) -> int:
         """Return the next token, given natural log-probabilities (V,) of all tokens; the generator is on the CPU."""

@@ -148,6 +148,7 @@ def test_text_is_continued(transformer_lm, normplugins, accepted, at_home, stdin
         line = refused("generate", "run", "--prompt", "w1", "--max-tokens", most)
         assert line.endswith(f"at most {most} new tokens: must be at least 1")
     assert "the temperature is -1.0" in refused("generate", "run", "--temperature", -1)
+    assert "the seed is 9223372036854775808" in refused("generate", "run", "--seed", 2**63)
     assert "cannot translate" in refused("translate", "run", transformer_lm.directory / "config.yaml")
     assert isinstance(NormTransformerLM.from_pretrained("run").models[0], NormTransformerLM)
 
