@@ -10,11 +10,11 @@ from normplugins.report.contrast_table import P, p_values
 from normplugins.report.contrasts import CELLS, EXPLORATORY, Contrast, Finding, find
 from normplugins.report.paper import CORPORA
 from normplugins.report.plans import Plan
-from normplugins.report.table import build_table
+from normplugins.report.table import anchor, build_table
 from normplugins.utils.terminal import Table
 
 EXPERIMENT, CHECKPOINT, BASELINE = "ptb", "best", "ln"
-TITLE, ANCHOR = "PTB: contrasts with LN", "ptb-contrasts-with-ln"
+TITLE = "PTB: contrasts with LN"
 NOTES = (
     "The endpoint is the natural logarithm of the test perplexity per word, with the checkpoint of the lowest "
     "validation loss. A ratio below 1 means that the first norm has the lower perplexity.",
@@ -52,7 +52,7 @@ def summary(results: Path, found: pd.DataFrame, norms: Collection[str] = tuple(C
     return (
         f"On PTB, after {made:,.0f} updates (the paper trains for {CORPORA[EXPERIMENT].ends_at:,}), the test "
         f"perplexity differs from LN's as follows. {' '.join(readings)} The paper reports a lower one for PN. "
-        f"These verdicts are exploratory, and longer training can change the order ([table](README.md#{ANCHOR}))."
+        f"These verdicts are exploratory, and longer training can change the order ([table](README.md{anchor(TITLE)}))."
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from normplugins.report.answer import QUESTIONS, describe_difference, describe_progress, verdict_label
 from normplugins.report.cells import difference, group
 from normplugins.report.contrasts import CELLS, EXPERIMENT, Finding
+from normplugins.report.table import anchor
 from normplugins.report.writer import wrapped
 from normplugins.utils.files import whole_file
 
@@ -28,7 +29,7 @@ def in_short(primary: Sequence[Finding], sensitive: Collection[str], page: str =
     ``page``, or on the same page.
     """
     by_name = {each.contrast.name: each for each in primary}
-    link = f" ([sensitive to processors]({page}#{DETAILS.lower().replace(' ', '-')}))"
+    link = f" ([sensitive to processors]({page}{anchor(DETAILS)}))"
     return [
         f"- **{question}** {name}: {describe_difference(by_name[name], p_value=False)}, {verdict_label(by_name[name])}"
         f"{link if name in sensitive else ''}."

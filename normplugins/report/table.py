@@ -33,6 +33,11 @@ def markdown(table: Table) -> str:
     return text + (f"\n\n{notes}" if notes else "")
 
 
+def anchor(heading: str) -> str:
+    """Return the target of links to a heading of a Markdown page."""
+    return "#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
 def latex(table: Table) -> str:
     """Return a LaTeX tabular (booktabs), with the title and the notes as comments."""
     text = _tabulate(table, "latex_booktabs", lambda cell: cell.replace("\n", " "))
