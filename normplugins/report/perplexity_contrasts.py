@@ -63,9 +63,8 @@ def _change(found: Finding) -> str:
     mean, low, high = (
         f"{100 * math.expm1(value):+.1f}" for value in (difference.mean, difference.low, difference.high)
     )
-    interval = f" [{low}, {high}]" if found.seeds > 1 else ""
-    seeds = f"{found.seeds} seeds, " if found.seeds > 1 else ""
-    return f"{CELLS[_norm(found)]} {mean} %{interval}, {seeds}{found.verdict_so_far}"
+    several = f" [{low}, {high}], {found.seeds} seeds" if found.seeds > 1 else ""
+    return f"{CELLS[_norm(found)]} {mean} %{several}, {found.verdict_so_far}"
 
 
 def _by_model(results: Path, found: pd.DataFrame) -> dict[str, list[Finding]]:
