@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normplugins.models.dropout import draw_seed, has_kernel, run_kernel
+from normplugins.norms.backends.dispatch import is_plain_tensor
 
 MAX_KEYS = 512
 """With more keys and no dropout, PyTorch's attention is used, because it does not store the T x S weights."""
@@ -99,7 +100,7 @@ def padded_layout(time: int, batch: int) -> VarlenLayout:
 
 def uses_varlen_attention(x: Tensor, p: float, keys: int) -> bool:
     """Whether :func:`varlen_attention` is used for this input, dropout probability and number of keys."""
-    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or not torch.is_grad_enabled() or torch.compiler.is_compiling() or not is_plain_tensor(x):
         return False
     return has_kernel(x, p) if p > 0 else keys <= MAX_KEYS
 

@@ -1,6 +1,7 @@
 """The base class of the norms."""
 
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ def check_input(x: Tensor, dim: int, flat: bool = True) -> None:
         TypeError: x is not a floating-point tensor.
     """
     if x.size(-1) != dim or (flat and x.dim() not in (2, 3)):
-        raise ValueError(f"a norm of {dim} channels takes (T, B, {dim}) or (N, {dim}), not {tuple(x.shape)}")
+        shapes = f"(T, B, {dim}) or (N, {dim})" if flat else f"(..., {dim})"
+        raise ValueError(f"a norm of {dim} channels takes {shapes}, not {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"a norm takes floating-point numbers, not {x.dtype}")
 
@@ -52,6 +54,15 @@ class Norm(nn.Module):
             setattr(self, each.name, getattr(settings, each.name))
         self.weight = nn.Parameter(torch.ones(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Set parameters and running statistics to their initial values, as needed after ``to_empty``."""
+        with torch.device("cpu"):
+            new = type(self)(self.dim, self.settings)
+        initial = dict(chain(new.named_parameters(), new.named_buffers()))
+        for name, tensor in chain(self.named_parameters(), self.named_buffers()):
+            tensor.fill_(initial[name].flatten()[0].item())  # fill_, because the tensor may be a DTensor
 
     def extra_repr(self) -> str:
         """Show the settings: ``512, eps=1e-05, ...``."""

@@ -5,7 +5,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from normplugins.norms.distributed import gather_over_processes, sum_gradients
 from normplugins.norms.group_scaling import refuse_group_scaling
 from normplugins.norms.settings import RunningSettings
 from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, zero_padding
@@ -55,22 +54,6 @@ class BatchMomentsNorm(RunningNorm):
     def batch_statistics(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002
         """Return the mean and the biased variance."""
         return moments[1:]
-
-    def synchronize(self, tokens: Tensor, *moments: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """With ``sync="batch"``, pool the moments over all processes' tokens; otherwise return them unchanged.
-
-        It pools means and variances: a variance computed from a sum of squares would lose digits.
-        """
-        count, mean, var = moments
-        if not self.synchronizes:
-            return tokens, count, mean, var
-        parts = gather_over_processes(torch.cat([tokens.view(1), count.view(1), mean, var]))
-        each_tokens, each_count, means, variances = torch.split(parts, [1, 1, self.dim, self.dim], dim=1)
-        tokens, count = each_tokens.sum(), each_count.sum()
-        mean = (each_tokens * means).sum(0) / tokens.clamp(min=1)
-        squares = each_count * variances + each_tokens * (means - mean).square()
-        mean, var = sum_gradients(torch.cat([mean, squares.sum(0) / count.clamp(min=1)])).chunk(2)
-        return tokens, count, mean, var
 
     def _sums(self, tokens: Tensor, *moments: Tensor) -> Tensor:
         count, mean, var = moments

@@ -35,22 +35,3 @@ def sum_over_processes(x: Tensor) -> Tensor:
     """Return the sum of all processes' x: one all-reduce here, and one of the gradient in the backward pass."""
     total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return total
-
-
-def gather_over_processes(x: Tensor) -> Tensor:
-    """Gather x (K,) of all W processes as a tensor (W, K). Only this process's row has a gradient, which flows to x.
-
-    Every process must pass what it computes from the rows through :func:`sum_gradients`, so that its own row receives
-    the gradients of all losses.
-    """
-    rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-    dist.all_gather(rows, x.detach())
-    rows[dist.get_rank()] = x
-    return torch.stack(rows)
-
-
-def sum_gradients(x: Tensor) -> Tensor:
-    """Return x, which must be equal on all processes; one all-reduce sums its gradient over them in the backward."""
-    if x.requires_grad:
-        x.register_hook(sum_over_processes)  # type: ignore[no-untyped-call]
-    return x

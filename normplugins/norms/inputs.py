@@ -23,8 +23,9 @@ def accept_masks(norm_class: Any) -> None:
     def accepting(
         norm: Any, x: Tensor, padding_mask: Tensor | None = None, *, attention_mask: Tensor | None = None
     ) -> Tensor:
-        if type(norm).forward is not accepting:  # called by a subclass, which has already checked the masks
-            return forward(norm, x, padding_mask)
+        outermost = type(norm).forward
+        if outermost is not accepting and getattr(outermost, "accepts_masks", False):
+            return forward(norm, x, padding_mask)  # called by a registered subclass, which has checked the masks
         padding_mask = to_padding_mask(padding_mask, attention_mask)
         if x.is_nested:
             return _each_sentence(forward, norm, x, padding_mask)
@@ -69,9 +70,14 @@ def _check_mask(norm: Any, shape: torch.Size, mask: Tensor) -> None:
         )
         raise TypeError(f"padding_mask must be torch.bool, True at padding, not {mask.dtype}; {hint}")
     tokens = shape[:-1] if norm.batch_first else shape[-2::-1]
+    if len(tokens) > 2:
+        raise ValueError(
+            f"a norm takes a mask only with x (T, B, C), (B, T, C) or (N, C), not with x {tuple(shape)}; "
+            "in swap_norms, leave out the norms of attention heads, such as q_norm, with only"
+        )
     if norm.batch_first is None and len(tokens) == 2:
         raise ValueError("the layout of x, (B, T, C) or (T, B, C), is not known; pass batch_first to swap_norms")
-    if mask.shape != tokens or len(tokens) > 2:
+    if mask.shape != tokens:
         layout = "(B, T, C), as batch_first is True" if norm.batch_first else "(T, B, C), as batch_first is False"
         raise ValueError(
             f"padding mask {tuple(mask.shape)} does not fit x {tuple(shape)}: "

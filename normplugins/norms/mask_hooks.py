@@ -3,10 +3,8 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import get_ident
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from normplugins.norms.inputs import to_padding_mask
@@ -59,15 +57,22 @@ class MaskFromCall:
         self.argument = argument
         self.position = list(inspect.signature(module.forward).parameters).index(argument)
         self.norms = norms
-        self.running: dict[int, Any] = {}  # the masks of the calls that are running, by thread (nn.DataParallel)
+        self.mask: Tensor | None = None  # of the call that is running
+        self.running = False  # whether a call is running
         self.masked = False  # whether a call has had a mask
         module.register_forward_pre_hook(self.enter, with_kwargs=True)
         module.register_forward_hook(self.leave, always_call=True)
         for norm in norms:
             norm.register_forward_pre_hook(self.add_mask, with_kwargs=True)
 
-    def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take the mask from the arguments of the module's forward."""
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Take the mask from the arguments of the module's forward.
+
+        Raises:
+            RuntimeError: the module is a replica of ``nn.DataParallel``. All replicas share this object.
+        """
+        if getattr(module, "_is_replica", False):
+            raise RuntimeError("norms get no padding mask in nn.DataParallel: use DistributedDataParallel")
         given = args[self.position] if len(args) > self.position else kwargs.get(self.argument)
         if not any(map(_reads_mask, self.norms)):  # the mask may then have another form, as with a static cache
             given = None
@@ -75,12 +80,12 @@ class MaskFromCall:
             given = to_padding_mask(None, given)
         elif isinstance(given, Tensor) and given.is_floating_point():  # PyTorch adds it to the scores of attention
             given = given < 0
-        self.running[_thread()] = given
+        self.mask, self.running = given, True
         self.masked |= given is not None
 
     def leave(self, _module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         """Drop the mask after the module's forward, also after an error."""
-        self.running.pop(_thread(), None)
+        self.mask, self.running = None, False
 
     def add_mask(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Add the mask to the arguments of a norm.
@@ -90,22 +95,17 @@ class MaskFromCall:
         """
         if not _reads_mask(norm) or _has_mask(args, kwargs):
             return None
-        if self.masked and recomputing() and _thread() not in self.running:
+        if self.masked and recomputing() and not self.running:
             raise RuntimeError(
                 "activation checkpointing calls this norm again in the backward pass, without the "
                 f"{self.argument} that the forward pass may have had: run forward and backward inside "
                 "using_padding_mask(model, padding_mask)"
             )
-        return _with_mask(args, kwargs, self.running.get(_thread()))
+        return _with_mask(args, kwargs, self.mask)
 
 
 def _reads_mask(norm: nn.Module) -> bool:
     return norm.training or bool(getattr(norm, "sees_sentence", False))
-
-
-def _thread() -> int:
-    """Return the id of this thread, or 0 while a compiler traces, because it cannot trace the id."""
-    return 0 if torch.compiler.is_compiling() else get_ident()
 
 
 def _has_mask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

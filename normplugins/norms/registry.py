@@ -218,8 +218,8 @@ def updates_in_backward(name: str) -> bool:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether the module is a registered norm."""
-    return any(type(module) is entry.module for entry in _NORMS.values())
+    """Whether the module is a registered norm, or of a subclass, such as those that FSDP2 and parametrizations make."""
+    return isinstance(module, tuple(entry.module for entry in _NORMS.values()))
 
 
 def build_norm(config: NormConfig | str, dim: int, *, batch_first: bool | None = False, **settings: Any) -> nn.Module:

@@ -7,7 +7,7 @@ pass of PN as released, which counts padding.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,8 @@ class RunningNorm(Norm):
         """With ``sync="batch"``, pool count and means (C,) over all processes; otherwise return them unchanged."""
         if not self.synchronizes:
             return count, *moments
-        return self._moments(sum_over_processes(self._sums(count, *moments)))
+        pooled = self._moments(sum_over_processes(self._sums_in_double(count, *moments)))
+        return tuple(each.to(moments[-1].dtype) for each in pooled)
 
     @property
     def synchronizes(self) -> bool:
@@ -144,13 +145,17 @@ class RunningNorm(Norm):
     def _apply_step(self, step: str, count: Tensor, *moments: Tensor) -> None:
         """Call the method named ``step`` now, or at the end of the update with the pooled moments of its batches."""
         if self.per_update or self._estimating:
-            sums = self._sums(count.double(), *(moment.double() for moment in moments))
-            if step in self._pending:
-                self._pending[step].add_(sums)  # in place: a compiled backward cannot change a dict
-            else:
-                self._pending[step] = sums
+            sums, before = self._sums_in_double(count, *moments), self._pending.get(step)
+            if before is not None and torch.compiler.is_compiling():
+                before.add_(sums)  # in place: a compiled backward cannot change a dict
+            else:  # not in place, which is an error if ``before`` comes from torch.inference_mode()
+                self._pending[step] = sums if before is None else before + sums
         else:
             getattr(self, step)(count, *moments)
+
+    def _sums_in_double(self, count: Tensor, *moments: Tensor) -> Tensor:
+        """Return the vector of :meth:`_sums` in float64, where a variance can be computed from a sum of squares."""
+        return self._sums(count.double(), *(moment.double() for moment in moments))
 
     def _sums(self, count: Tensor, *moments: Tensor) -> Tensor:
         """Return one vector that can be summed over batches and processes: the count, then sums over tokens."""
@@ -178,11 +183,27 @@ class RunningNorm(Norm):
             new = self.get_buffer(name)
             if torch.finfo(new.dtype).bits < 32:  # from the old values, because ``new`` is rounded
                 setattr(self, name, old.to(device=new.device, dtype=torch.float32))
+        self._move_pending()
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        for name in self.statistics:  # with assign=True, buffers take the dtype and the device of the state
+            if torch.finfo((loaded := self.get_buffer(name)).dtype).bits < 32:
+                setattr(self, name, loaded.float())
+        self._move_pending()
+
+    def _move_pending(self) -> None:
+        """Move the pending sums to the device of the parameters."""
         self._pending = {
             step: torch.zeros_like(sums, device=self.bias.device) if sums.is_meta else sums.to(self.bias.device)
             for step, sums in self._pending.items()
         }
-        return self
+
+    def reset_parameters(self) -> None:
+        """Set parameters and running statistics to their initial values, and drop pending updates."""
+        super().reset_parameters()
+        self._take_pending()
 
     def affine(self, rows: Tensor, scale: Tensor) -> Tensor:
         """Return weight * (rows * scale) + bias, for rows (N, C) and scale (C,), in the rows' dtype."""
@@ -224,7 +245,7 @@ def reestimate(model: nn.Module) -> Iterator[None]:
     changes. The caller sets training mode, and disables dropout and gradients if needed.
 
     Raises:
-        ValueError: no norm with running statistics was called in training mode.
+        ValueError: the model has norms with running statistics, and none was called in training mode.
     """
     with _collecting(model) as norms:
         yield

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NOT_NEGATIVE = ("running_var", "running_phi")
+NOT_NEGATIVE = ("running_var", "running_phi", "window_phi")
 """Suffixes of the names of running statistics that cannot be negative."""
 
 Identity = Mapping[str, str | int]

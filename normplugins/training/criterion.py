@@ -34,8 +34,9 @@ ELEMENTS = 2**28
 class LabelSmoothedNLL(LabelSmoothedCrossEntropyCriterion):
     """Label-smoothed cross-entropy with the loss, gradients, counts and logs of ``label_smoothed_cross_entropy``.
 
-    A transformer's batch goes through :func:`smoothed_loss`. fairseq's own code is used for other models, for float16,
-    whose gradients need the loss scale before rounding, and for options that need the loss of single tokens.
+    A transformer's batch goes through :func:`smoothed_loss`. fairseq's own code is used for other models, for
+    options that need the loss of single tokens, and for float16 weights, whose gradients need the loss scale before
+    rounding.
     """
 
     def forward(
@@ -175,5 +176,5 @@ class _SmoothedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_loss: Tensor, _of_nll: Tensor) -> tuple[Tensor | None, ...]:
-        grad_x, grad_weight = (gradient * of_loss.to(gradient.dtype) for gradient in ctx.saved_tensors)
+        grad_x, grad_weight = (gradient * of_loss for gradient in ctx.saved_tensors)
         return grad_x, grad_weight, *[None] * 6

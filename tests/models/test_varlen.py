@@ -2,9 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from normplugins.models.attention import causal_attention_mask, padding_attention_mask
+from normplugins.models.attention import SelfAttention, causal_attention_mask, padding_attention_mask
 from normplugins.models.varlen import VarlenLayout, varlen_attention
 from tests.helpers.compiler import needs_libraries
 from tests.helpers.models import KINDS_OF_NORMS, PAD, both_stacks, loss_of, make_batch, make_model
@@ -44,6 +45,13 @@ def test_it_is_scaled_dot_product_attention_forward_and_backward(kind, masked):
     gradient = in_double(*expected.shape, seed=1)
     for ours, theirs in zip(*(torch.autograd.grad(y, packed, gradient) for y in (given, expected)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_attention_of_fake_tensors_leaves_nothing_behind():
+    shape = 6, 2, WIDTH
+    with FakeTensorMode():
+        assert SelfAttention(WIDTH, HEADS, 0.0)(torch.randn(shape), None).shape == shape
+    assert SelfAttention(WIDTH, HEADS, 0.0)(torch.randn(shape), None).shape == shape
 
 
 @pytest.mark.slow

@@ -99,6 +99,8 @@ def test_wrong_masks_are_refused_before_anything_is_counted(name: str) -> None:
         batch_first(x, mask)
     with pytest.raises(ValueError, match=r"mask \(3, 5\) does not fit x \(3, 16\)"):
         norm(x[0], mask)
+    with pytest.raises(ValueError, match=r"not with x \(1, 5, 3, 16\); in swap_norms, leave out"):
+        norm(x[None], mask)
     torch.testing.assert_close(norm.state_dict(), before)
 
 
@@ -175,6 +177,16 @@ def test_a_subclass_of_tensor_is_normalized_by_pytorch(name: str) -> None:
         assert build_norm(name, DIM)(x).shape == x.shape
 
 
+@pytest.mark.parametrize("name", ["ln", "rms", "group"])
+def test_transforms_of_torch_func_are_computed_by_pytorch(name: str) -> None:
+    x, _ = batch()
+    norm = norm_in_double(name)
+    expected = x.clone().requires_grad_()
+    norm(expected).square().sum().backward()
+    torch.testing.assert_close(torch.func.grad(lambda x: norm(x).square().sum())(x), expected.grad)
+    torch.testing.assert_close(torch.vmap(norm)(x), norm(x))
+
+
 def test_nested_tensors_are_refused_in_training() -> None:
     with pytest.raises(ValueError, match="nested tensors at evaluation only"):
         build_norm("bn", DIM)(torch.nested.nested_tensor([torch.ones(2, DIM), torch.ones(3, DIM)]))
@@ -195,13 +207,15 @@ def test_token_norms_take_any_number_of_dimensions() -> None:
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_a_norm_may_call_the_forward_of_the_norm_that_it_extends(batch_first: bool) -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_norm_may_call_the_forward_of_the_norm_that_it_extends(registered: bool, batch_first: bool) -> None:
     class Doubled(type(build_norm("instance", DIM))):  # type: ignore[misc]
         def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
             y: Tensor = super().forward(x, padding_mask)
             return 2 * y
 
-    accept_masks(Doubled)
+    if registered:
+        accept_masks(Doubled)
     x, mask = batch()
     norm = build_norm("instance", DIM).double()
     doubled = Doubled(DIM, norm.settings).double()

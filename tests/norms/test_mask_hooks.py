@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.norms import build_norm, running_statistics, swap_norms, using_padding_mask
+from tests.helpers.compiler import needs_torch_compile
 from tests.helpers.norms import BATCH_NORMS
 from tests.norms.test_swap import DIM, batch, encoder, hugging_face, swap
 
@@ -76,6 +78,39 @@ def test_a_checkpointed_layer_is_recomputed_with_the_mask_of_the_context() -> No
     loss = stack(x, src_key_padding_mask=mask).sum()
     with pytest.raises(RuntimeError, match="run forward and backward inside using_padding_mask"):
         loss.backward()
+
+
+@needs_torch_compile
+def test_layers_that_are_compiled_one_by_one_get_the_mask_of_the_whole_model() -> None:
+    x, mask = batch()
+    eager = encoder(norm_first=True)
+    swap_norms(eager, "bn")
+    compiled = copy.deepcopy(eager)
+    for layer in compiled.layers:
+        layer.compile(backend="eager")
+    for model in (eager, compiled):
+        model(x, src_key_padding_mask=mask)
+    torch.testing.assert_close(running_statistics(compiled), running_statistics(eager))
+
+
+def test_a_subclass_of_a_norm_gets_the_mask_too() -> None:
+    """A parametrization makes a new class, and so does FSDP2."""
+    x, mask = batch()
+    norm, expected = (build_norm("bn", DIM, batch_first=True).double() for _ in range(2))
+    register_parametrization(norm, "weight", nn.Identity())
+    with using_padding_mask(norm, mask):
+        norm(x)
+    expected(x, mask)
+    torch.testing.assert_close(running_statistics(norm), running_statistics(expected))
+
+
+def test_replicas_of_data_parallel_are_refused() -> None:
+    x, mask = batch()
+    model = encoder(layers=1)
+    swap_norms(model, "bn")
+    replica = model._replicate_for_data_parallel()
+    with pytest.raises(RuntimeError, match="use DistributedDataParallel"):
+        replica(x, src_key_padding_mask=mask)
 
 
 class Reader(nn.Module):

@@ -1,5 +1,6 @@
 """Running statistics: beside plain references, with micro-batches, re-estimation, and names."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -277,8 +278,48 @@ def test_reestimation_without_a_batch_in_training_mode_is_refused(name: str, per
         norm(torch.randn(3, 2, 4))
 
 
-@pytest.mark.parametrize("name", ["pn", "un"])
-def test_a_norm_with_pending_sums_leaves_the_meta_device(name: str) -> None:
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_a_state_assigned_to_a_norm_on_the_meta_device_is_trained_like_a_copied_one(name: str) -> None:
+    norm = make(name).float()
     with torch.device("meta"):
-        norm = build_norm(name, 8, per_update=True)
-    assert norm.to_empty(device="cpu").bias.device.type == "cpu"
+        loaded = build_norm(NormConfig(name, groups=2, per_update=True), DIM)
+    state = {
+        key: value.to(torch.bfloat16 if value.is_floating_point() else None) for key, value in norm.state_dict().items()
+    }
+    loaded.load_state_dict(state, assign=True)
+    assert {value.dtype for value in running_statistics(loaded).values()} == {torch.float32}
+    loaded.load_state_dict(copy.deepcopy(norm.state_dict()), assign=True)
+    x, g, padding = tokens(9, 0)
+    for each in (norm, loaded):
+        step(each, x.float(), padding, g.float())
+        end_update(each)
+    assert_close(buffers(loaded), buffers(norm), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in NORMS if name != "none"])
+def test_a_reset_norm_is_like_new(name: str) -> None:
+    """``to_empty`` leaves arbitrary numbers in parameters and statistics."""
+    new = build_norm(NormConfig(name, groups=2, per_update=True), DIM).double()
+    with torch.device("meta"):
+        norm = build_norm(NormConfig(name, groups=2, per_update=True), DIM).double()
+    norm.to_empty(device="cpu")
+    x, g, padding = (each.unsqueeze(1) for each in tokens(9, 0))
+    step(random_affine(norm), x, padding.t(), g)
+    norm.reset_parameters()
+    assert_close(norm.state_dict(), new.state_dict())
+    for each in (norm, new):
+        step(each, x, padding.t(), g)
+        end_update(each)
+    assert_close(buffers(norm), buffers(new))
+
+
+@pytest.mark.parametrize("name", BATCH_NORMS)
+def test_batches_in_inference_mode_are_pooled_with_others(name: str) -> None:
+    norms = [make(name), make(name)]
+    (x, g, padding), (more, _, _) = tokens(9, 0), tokens(5, 1)
+    for norm, mode in zip(norms, (torch.inference_mode, torch.no_grad), strict=True):
+        with mode():
+            norm(more)
+        step(norm, x, padding, g)
+        end_update(norm)
+    assert_close(buffers(norms[0]), buffers(norms[1]))

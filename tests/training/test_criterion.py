@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from normplugins.training.criterion import output_weight
+from normplugins.training.criterion import output_weight, smoothed_loss
 from normplugins.training.trainer import empty
 from tests.helpers.models import PAD, make_batch, make_model, make_settings, make_task
 
@@ -138,6 +138,15 @@ def test_a_bfloat16_model_is_as_close_to_float32_as_with_fairseqs_criterion():
         return sum(float((got[name].float() - wanted[3][name]).square().sum()) for name in got) ** 0.5
 
     assert error(ours[3]) <= 1.5 * error(theirs[3])
+
+
+def test_the_scale_of_the_loss_is_not_rounded_to_bfloat16():
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 16, generator=generator) for n in (50, 30))
+    x, weight = x.bfloat16().requires_grad_(), weight.requires_grad_()
+    loss, _ = smoothed_loss(x, weight, torch.arange(50) % 30, 0.1, 1)
+    wanted, got = (torch.autograd.grad(loss * scale, x, retain_graph=True)[0] for scale in (1.0, 0.3))
+    assert_close(got, (wanted.float() * 0.3).bfloat16(), rtol=0, atol=0)
 
 
 def test_class_name_equals_fairseqs_for_checkpoints():

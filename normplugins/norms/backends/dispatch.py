@@ -47,10 +47,10 @@ class Dispatched(nn.Module):
 def backend_for(kernels: str, x: Tensor, training: bool) -> str | None:
     """Return ``cpu`` or ``triton``, or None for the plain code.
 
-    The plain code runs while a compiler traces, because the compiler fuses the operations itself, and for subclasses of
-    Tensor such as DTensor, whose memory kernels cannot read. On a CPU it also handles a batch without tokens. On a GPU
-    the kernels must handle it too: with ``sync=batch`` their backward communicates differently from the plain code, and
-    all processes must communicate alike.
+    The plain code runs while a compiler traces, because the compiler fuses the operations itself; for subclasses of
+    Tensor such as DTensor, whose memory kernels cannot read; and inside transforms of ``torch.func``. On a CPU it also
+    handles a batch without tokens. On a GPU the kernels must handle it too: with ``sync=batch`` their backward
+    communicates differently from the plain code, and all processes must communicate alike.
 
     Raises:
         ValueError: ``kernels=triton``, and Triton is not installed or x is not on a GPU.
@@ -76,8 +76,11 @@ def why_not_triton(on_gpu: bool) -> str | None:
 
 
 def is_plain_tensor(x: Tensor) -> bool:
-    """Whether x is a Tensor or a Parameter, and no instance of another subclass of Tensor."""
-    return type(x) in (Tensor, nn.Parameter)
+    """Whether x is a Tensor or a Parameter, no instance of another subclass, and not inside a transform of torch.func.
+
+    Autograd functions of kernels support neither ``torch.func.grad`` nor ``vmap``.
+    """
+    return type(x) in (Tensor, nn.Parameter) and not torch._C._are_functorch_transforms_active()
 
 
 @cache
