@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sacrebleu.significance import PairedTest
 
 from normplugins.evaluation import significance
@@ -86,6 +88,32 @@ def test_a_system_does_not_differ_from_itself(sides) -> None:
     assert (found.mean, found.low, found.high, *found.bootstrap, found.p) == (0, 0, 0, 0, 0, 1)
 
 
+def test_the_bootstrap_of_one_seed_is_that_of_its_sentences() -> None:
+    """The mean of many sentences is normally distributed: its 95 % interval is ± 1.96 standard errors."""
+    gains = np.random.default_rng(1).normal(0.2, 1, 400)
+    system, baseline = (np.column_stack([each, np.ones(400)]) for each in (gains, np.zeros(400)))
+    found = difference({1: system}, {1: baseline}, significance.nats, resamples=4000)
+    for bound in found.bootstrap:
+        assert abs(bound - found.mean) == pytest.approx(1.96 * gains.std() / 20, rel=0.1)
+
+
+def test_the_bootstrap_draws_seeds() -> None:
+    system = {seed: np.column_stack([np.full(10, 1.0 * sign), np.ones(10)]) for seed, sign in ((1, 1), (2, -1))}
+    baseline = {seed: np.column_stack([np.zeros(10), np.ones(10)]) for seed in system}
+    found = difference(system, baseline, significance.nats, resamples=200)
+    assert (found.mean, found.bootstrap) == (0, (-1, 1))
+
+
+@settings(deadline=None)
+@given(st.floats(-20, 20))
+def test_the_p_value_is_below_five_percent_if_the_interval_excludes_zero(mean: float) -> None:
+    rows = {seed: np.column_stack([np.arange(6.0) * seed, np.ones(6)]) for seed in (1, 2, 4)}
+    zero = {seed: np.column_stack([np.zeros(6), np.ones(6)]) for seed in rows}
+    found = difference(rows, zero, significance.nats, resamples=50)
+    moved = found.shifted([mean] * 3)
+    assert (moved.p < 0.05) == (not moved.low <= 0 <= moved.high)
+
+
 def test_one_seed_gives_no_interval_over_seeds_and_no_verdict(sides) -> None:
     found = difference({1: sides[0][1], 4: sides[0][2]}, sides[1], significance.bleu, resamples=100)
     assert found.seeds == (1,)
@@ -134,6 +162,13 @@ def test_randomization_of_segments() -> None:
     assert significance.randomization(rows, rows, significance.nats) == 1
 
 
+@pytest.mark.parametrize("gain", [1, -1])
+def test_randomization_has_two_sides(gain: int) -> None:
+    """Of the 8 ways to swap three equal differences, two are as extreme as the observed one."""
+    system, baseline = np.column_stack([np.full(3, gain), np.ones(3)]), np.column_stack([np.zeros(3), np.ones(3)])
+    assert significance.randomization(system, baseline, significance.nats) == pytest.approx(0.25, rel=0.1)
+
+
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (8, 2.3060), (30, 2.0423)])
 def test_students_distribution(freedom: int, quantile: float) -> None:
     assert student_quantile(0.975, freedom) == pytest.approx(quantile, abs=1e-4)
@@ -174,12 +209,17 @@ def test_verdicts(mean: float, reach: float, p: float, lower: bool, diverged: tu
     assert significance.verdict(known(mean, 0.01, 0.0, reach), p, 0.4, lower, diverged) == said
 
 
-def test_seeds_needed() -> None:
-    few = significance.seeds_needed(known(0.1, 0.01, 0.001, 0.5), 0.4)
-    many = significance.seeds_needed(known(0.1, 0.03, 0.001, 0.5), 0.4)
-    assert few is not None
-    assert many is not None
-    assert few < many
+@pytest.mark.parametrize("seed_variance", [0.01, 0.03, 0.1])
+def test_seeds_needed(seed_variance: float) -> None:
+    """One seed has three times the variance of the mean of three seeds."""
+
+    def detects(n: int) -> bool:
+        quantiles = sum(student_quantile(p, n - 1) for p in (0.975, 0.8))
+        return bool(quantiles * np.sqrt(3 * seed_variance / n + 0.001) <= 0.4)
+
+    needed = significance.seeds_needed(known(0.1, seed_variance, 0.001, 0.5), 0.4)
+    assert needed is not None
+    assert [detects(n) for n in (needed - 1, needed)] == [False, True]
     assert significance.seeds_needed(known(0.1, 0.01, 0.04, 0.5), 0.4) is None
 
 

@@ -15,6 +15,15 @@ BATCH_NORMS = tuple(name for name in NORMS if has_statistics(name))
 TOKEN_NORMS = tuple(name for name in NORMS if not (has_statistics(name) or sees_sentence(name)))
 PADDING_FREE = tuple(name for name in BATCH_NORMS if name not in ("bn_released", "pn"))  # those two count padding
 
+_WINDOW = {"window": 2, "warmup_updates": 2, "ratio_from": 0}
+SHORT: dict[str, dict[str, int]] = {
+    "pn": {"warmup_updates": 2},
+    "un": _WINDOW,
+    "mabn": _WINDOW,
+    "renorm": {"warmup_updates": 1, "r_max_updates": 3, "d_max_updates": 3},
+}
+"""Settings with which a norm's warmup ends within a few updates."""
+
 
 @dataclass
 class Step:

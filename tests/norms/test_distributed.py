@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm, reestimate, running_statistics
 from tests.helpers.data_parallel import CUTS, DIM, Block, Part, Update, cut, joined, train, train_mine
-from tests.helpers.norms import buffers
+from tests.helpers.norms import SHORT, buffers
 from tests.helpers.processes import Pair
 
 pytestmark = pytest.mark.slow
@@ -22,12 +22,13 @@ NORMS = {
     "pn never warming up": NormConfig("pn", groups=2, warmup_updates=0, batch_backward=False),
     "pn_alg2": NormConfig("pn_alg2"),
     "pn_alg2 scaled": NormConfig("pn_alg2", groups=2, group_scaling=True),
+    **{name: NormConfig(name, **SHORT[name]) for name in ("un", "mabn", "renorm")},
 }
 DEFERRABLE = ("pn never warming up", "pn_alg2", "pn_alg2 scaled")
 
 
 def steps(micro_batches: int = 1) -> list[list[list[Part]]]:
-    """Ten updates, each a list of micro-batches, each with the parts of both processes."""
+    """Updates, each a list of micro-batches, each with the parts of both processes."""
     return [[cut(u * micro_batches + m) for m in range(micro_batches)] for u in range(STEPS)]
 
 
@@ -75,7 +76,7 @@ def test_deferred_statistics_are_summed_once_an_update(norm: str, micro_batches:
     updates = steps(micro_batches)
     parts = pair.call(train_mine, NORMS[norm].replace(sync="deferred"), updates, micro_batches > 1)
     assert_same(parts, train(NORMS[norm].replace(per_update=micro_batches > 1), whole(updates)))
-    assert [update.sent for part in parts for update in part] == [{"all_reduce": 1, "all_gather": 0}] * 2 * STEPS
+    assert [update.sent for part in parts for update in part] == [1] * 2 * STEPS
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -83,7 +84,21 @@ def test_the_number_of_messages(norm: str, pair: Pair) -> None:
     """Each of two norms sends one message in the forward and one in the backward, and none without ``sync``."""
     for sync, messages in (("none", 0), ("batch", 2)):
         (first, *_), _ = pair.call(train_mine, NORMS[norm].replace(sync=sync), [[cut(0)]])
-        assert first.sent == {"all_reduce": 2 * messages, "all_gather": 0}
+        assert first.sent == 2 * messages
+
+
+def variance_far_from_zero(parts: list[Part]) -> torch.Tensor:
+    norm, mine = build_norm("bn", DIM, sync="batch"), parts[dist.get_rank()]
+    norm((mine.x + 1e4).float(), mine.mask)
+    return norm.get_buffer("running_var")
+
+
+def test_the_variance_of_two_processes_keeps_its_digits_if_the_mean_is_large(pair: Pair) -> None:
+    parts, norm = cut(0), build_norm("bn", DIM).double()
+    both = joined(parts)
+    norm((both.x + 1e4).float().double(), both.mask)
+    for variance in pair.call(variance_far_from_zero, parts):
+        assert_close(variance, norm.running_var.float(), rtol=1e-3, atol=0)
 
 
 def test_without_sync_statistics_are_per_process(pair: Pair) -> None:

@@ -70,6 +70,14 @@ def test_pytorchs_encoder_computes_the_new_norm_in_evaluation(name: str, batch_f
     torch.testing.assert_close(other[~padding], y[~padding])
 
 
+def test_only_the_chosen_names_are_replaced() -> None:
+    model = encoder()
+    report = swap_norms(model, "bn", only=lambda name: name.startswith("layers.0."))
+    assert set(report.replaced) == {"layers.0.norm1", "layers.0.norm2"}
+    assert not report.left
+    assert type(model.layers[1].norm1) is type(model.norm) is nn.LayerNorm
+
+
 @pytest.mark.parametrize("name", ["ln", "rms"])
 def test_the_same_norm_changes_nothing(name: str) -> None:
     model = encoder()

@@ -10,11 +10,11 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.norms import NormConfig, build_norm, end_update, known_norms
 from normplugins.norms.registry import updates_in_backward
 from tests.helpers.compiler import needs_compiler, needs_torch_compile
-from tests.helpers.norms import random_affine
+from tests.helpers.norms import SHORT, random_affine
 
 pytestmark = [pytest.mark.slow, needs_torch_compile]
 SETTINGS: list[tuple[str, dict[str, object]]] = [
-    *((name, {}) for name in known_norms() if name != "pn"),
+    *((name, {**SHORT.get(name, {})}) for name in known_norms() if name != "pn"),
     ("pn", {"per_update": True}),
     ("pn", {"warmup_updates": 2}),  # its forward's psi is the batch's at first, and then the running one
     ("pnv", {"group_scaling": True, "groups": 4}),

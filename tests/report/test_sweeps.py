@@ -44,6 +44,12 @@ def test_bn_fails_at_small_batches_if_it_is_worse_there_than_elsewhere(tmp_path:
     assert f"runs/multi30k/bn_released,{SMALL}/seed3.md" in said
 
 
+def test_bn_that_is_as_much_worse_at_large_batches_decides_nothing(tmp_path: Path) -> None:
+    put_pair(tmp_path, SMALL, 40)
+    put_pair(tmp_path, "", 40)
+    assert small_batches(evidence(tmp_path))[0] == "undecided so far"
+
+
 def test_one_seed_does_not_decide_about_small_batches(tmp_path: Path) -> None:
     put_pair(tmp_path, SMALL, 40, seeds=1)
     put_pair(tmp_path, "", 4, seeds=1)

@@ -160,4 +160,4 @@ def test_a_machine_without_memory_is_no_damage(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "load", out_of_memory)
     with pytest.raises(MemoryError):
-        load(tmp_path / "checkpoint_last.pt")
+        checkpoints.load(tmp_path / "checkpoint_last.pt")
