@@ -184,9 +184,15 @@ REFERENCES = [f"sentence number {n} of a test set with a few words" for n in ran
 
 
 def put_translated(
-    results: Path, variant: str, seed: int, damaged: Mapping[int, int], experiment: str = "multi30k", **changes: Any
+    results: Path,
+    variant: str,
+    seed: int,
+    damaged: Mapping[int, int],
+    experiment: str = "multi30k",
+    last: Mapping[int, int] | None = None,
+    **changes: Any,
 ) -> Path:
-    """Write a record whose three checkpoints have the same translations.
+    """Write a record and its translations.
 
     Args:
         results: the folder of the results.
@@ -195,20 +201,28 @@ def put_translated(
         damaged: maps a number of wrong words at the end of a sentence to the number of sentences, of 60, that have
             them.
         experiment: the experiment.
+        last: ``damaged`` of the last checkpoint; by default all three checkpoints have the same translations.
         changes: entries of the record that differ.
     """
-    lines = []
+    lines = {"averaged": _translations(damaged), "last": _translations(damaged if last is None else last)}
+    lines["best"] = lines["averaged"]
+    scores = {name: {"bleu": bleu(each, REFERENCES, tokenize="none", force=True)} for name, each in lines.items()}
+    content = record(experiment, variant, seed, floor=4.0)
+    others = {checkpoint: {"test": scores[checkpoint]} for checkpoint in ("last", "best")}
+    content = scored(content | {"metrics": scores["averaged"]}, others)
+    content["corpus"] |= {"sha256": {"tokenized/reference.text.en": "0"}}
+    path = put(results, content)
+    kept = {}
+    for name, each in lines.items():
+        file = path.with_name(f"seed{seed}.{name}.tsv.gz")
+        write_translations(file, each, each, REFERENCES)
+        kept[name] = {"file": file.name, "sha256": sha256(file)}
+    return put(results, content | {"translations": kept} | changes)
+
+
+def _translations(damaged: Mapping[int, int]) -> list[str]:
+    lines: list[str] = []
     for words, count in damaged.items():
         wrong = " ".join(["x"] * words)
         lines += [f"{line.rsplit(' ', words)[0]} {wrong}" for line in REFERENCES[len(lines) : len(lines) + count]]
-    lines += REFERENCES[len(lines) :]
-    scores = {"bleu": bleu(lines, REFERENCES, tokenize="none", force=True)}
-    content = record(experiment, variant, seed, floor=4.0)
-    others = {checkpoint: {"test": scores} for checkpoint in ("last", "best")}
-    content = scored(content | {"metrics": scores}, others)
-    content["corpus"] |= {"sha256": {"tokenized/reference.text.en": "0"}}
-    path = put(results, content)
-    file = path.with_name(f"seed{seed}.averaged.tsv.gz")
-    write_translations(file, lines, lines, REFERENCES)
-    kept = {"file": file.name, "sha256": sha256(file)}
-    return put(results, content | {"translations": dict.fromkeys(("averaged", "last", "best"), kept)} | changes)
+    return lines + REFERENCES[len(lines) :]

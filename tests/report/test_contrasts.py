@@ -70,6 +70,14 @@ def test_verdicts(results: Path) -> None:
     assert not by_name["PN - LN"].complete
 
 
+def test_each_checkpoint_has_its_own_contrasts(tmp_path: Path) -> None:
+    for seed in SEEDS:
+        put_translated(tmp_path, "ln", seed, {1: 10 + seed})
+        put_translated(tmp_path, "pn", seed, {}, last={1: 30 + seed})
+    better = {name: first.difference.mean > 0 for name, (first, *_) in found_by_checkpoint(tmp_path).items()}
+    assert better == {"averaged": True, "last": False, "best": True}
+
+
 def test_two_seeds_do_not_say_how_many_would_decide(results: Path) -> None:
     (results / "runs/multi30k/ln/seed3.json").unlink()
     each = found(results)["RMS in groups - LN"]

@@ -1,7 +1,11 @@
 """What a record holds of the machine that wrote it."""
 
+import re
+import subprocess
+
 import pytest
 
+from normplugins.runs import record
 from normplugins.runs.record import uncommitted
 from tests.helpers.corpora import write_user_corpus
 from tests.helpers.runs import MODEL
@@ -23,6 +27,32 @@ def test_code_without_a_commit_is_not_published():
     assert uncommitted("v0.5.0.dev0")
     assert not uncommitted("v0.5.0.dev0+g0123abc")
     assert not uncommitted("v0.4.0")
+
+
+def test_the_commit_says_whether_the_code_has_changed(tmp_path, monkeypatch):
+    """The code's files alone count; new ones do, because norms are found without being listed."""
+    (code := tmp_path / "normplugins" / "norm.py").parent.mkdir()
+    code.write_text("eps = 1\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "First"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(record, "checkout", lambda: tmp_path)
+
+    def changed() -> bool:
+        record.git_commit.cache_clear()
+        commit = record.git_commit()
+        assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?", commit)
+        return commit.endswith("+changes")
+
+    (tmp_path / "notes.txt").touch()
+    assert not changed()
+    code.write_text("eps = 2\n")
+    assert changed()
+    code.write_text("eps = 1\n")
+    assert not changed()
+    (code.parent / "new.py").touch()
+    assert changed()
+    record.git_commit.cache_clear()
 
 
 @pytest.mark.slow
