@@ -60,7 +60,7 @@ def read_results(results: Path, local: Iterable[Path] = ()) -> pd.DataFrame:
     rows.sort(
         key=lambda row: (
             *(row["experiment"], norm_rank(row["norm"]), row["budget"]),
-            *(models.index(row["model"]), row["settings"], row["seed"]),
+            *(models.index(row["model"]), row["settings"].count(","), row["settings"], row["seed"]),
         )
     )
     return pd.DataFrame(rows, columns=None if rows else EMPTY)
