@@ -17,14 +17,13 @@ MODELS: dict[str, type[ModelConfig]] = {
 
 
 def check_model(cfg: Any) -> None:
-    """Refuse settings of the model ``cfg._name`` that cannot work; needs no corpus.
+    """Refuse settings of the model ``cfg._name``, a key of ``MODELS``, that cannot work; needs no corpus.
 
     Raises:
         UserError: an unknown key, settings that do not fit together, an unknown norm, or a norm setting that is not at
             its default and that no norm of the model reads.
     """
-    if (settings := MODELS.get(cfg._name)) is None:
-        raise UserError(f"model._name={cfg._name} is not a model of this package. Known: {', '.join(MODELS)}")
+    settings = MODELS[cfg._name]
     known = sorted(f.name for f in fields(settings))
     if unknown := sorted(str(key) for key in cfg if key not in known):
         raise UserError(f"unknown key 'model.{unknown[0]}'. Known in {cfg._name}: {', '.join(known)}")

@@ -8,6 +8,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.tasks import TASK_DATACLASS_REGISTRY
 from omegaconf import DictConfig, OmegaConf
 
+from normplugins.models.check import MODELS
 from normplugins.utils.errors import UserError
 
 # The sections of fairseq's config that its trainer reads; the components (model, task, ...) are config groups.
@@ -28,6 +29,7 @@ COMPONENTS = {
     "criterion": ("adaptive_loss", "cross_entropy", "label_smoothed_cross_entropy", "label_smoothed_nll"),
     "optimizer": ("adam", "fused_adam"),
     "lr_scheduler": ("cosine", "fixed", "inverse_sqrt", "step"),
+    "model": tuple(MODELS),
 }
 """The components that a run supports, by config group."""
 REASONS = {

@@ -83,9 +83,10 @@ def refuse_keys(overrides: Sequence[str]) -> None:
             raise UserError(f"'{item}' is a setting of Hydra itself, and a run does not accept it: leave it out")
         if item.startswith(("~", "variant=")):
             raise UserError(f"'{item}': no key can be deleted, and variant follows from the other keys: leave it out")
-        group, equals, value = item.partition(".name=")
-        if group and equals and (config_dir() / group).is_dir():
-            raise UserError(f"'{item}' would change the name alone: choose the whole section with {group}={value}")
+        named = re.fullmatch(r"(\w+)\._?name=(.*)", item)
+        if named and ((config_dir() / named[1]).is_dir() or named[1] in FAIRSEQ_COMPONENTS):
+            choice = f"{named[1]}={named[2]}"
+            raise UserError(f"'{item}' would change the name alone: choose the whole section with {choice}")
 
 
 def refuse_without_effect(config: DictConfig, overrides: Sequence[str]) -> None:

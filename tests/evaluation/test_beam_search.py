@@ -92,6 +92,17 @@ def test_a_model_trains_on_after_a_search_on_what_it_found_too(norm):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_translations_begin_with_the_given_token():
+    model, words, sample = learned(3, 60), make_task(60).target_dictionary, sources(3, 60, [4, 6, 9])
+    found = [
+        kind([model], words, beam_size=3, max_len_b=9).generate([model], sample, bos_token=7)
+        for kind in (BeamSearch, SequenceGenerator)
+    ]
+    assert_same(*found)
+    other = generate(BeamSearch, model, sample, 60, beam_size=3, max_len_b=9)
+    assert [h["score"] for hs in other for h in hs] != [h["score"] for hs in found[0] for h in hs]
+
+
 def test_many_sentences_that_end_at_different_steps():
     model, sample = learned(3, 60), sources(3, 60, [1 + index % 11 for index in range(80)])
     options = {"beam_size": 5, "max_len_a": 1.5, "max_len_b": 10}
@@ -113,6 +124,7 @@ def test_fairseq_handles_everything_else(monkeypatch):
         lambda kind: kind([model], words, beam_size=2, tokens_to_suppress=["w5"]).generate([model], sample),
         lambda kind: kind([model, learned(1, 30)], words, beam_size=2).generate([model], sample),
         lambda kind: kind([model], words, beam_size=20, max_len_b=4).generate([model], sample),
+        lambda kind: kind([model], words, beam_size=2, match_source_len=True).generate([model], sample),
         lambda kind: kind(
             [model], words, beam_size=2, search_strategy=search.DiverseSiblingsSearch(words, 0.5)
         ).generate([model], sample),

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from fairseq.checkpoint_utils import load_model_ensemble, torch_persistent_save
-from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
 
 import normplugins
@@ -11,12 +10,14 @@ from normplugins.models.transformer import NormTransformer
 from normplugins.utils.errors import UserError
 from tests.helpers.models import (
     KINDS_OF_NORMS,
+    assert_same_translations,
     both_stacks,
     make_batch,
     make_model,
     make_settings,
     make_task,
     train,
+    translate,
 )
 
 
@@ -26,18 +27,6 @@ def save(model: NormTransformer, settings: dict, path) -> None:
     cfg = {"model": {"_name": "norm_transformer", **settings}, "task": {"_name": "translation"}}
     state = {"args": None, "cfg": OmegaConf.to_container(OmegaConf.create(cfg)), "model": model.state_dict()}
     torch_persistent_save(state | {"optimizer_history": [history], "extra_state": {}}, str(path))
-
-
-def translate(model: NormTransformer, incremental: bool = True) -> list[tuple[list[int], float]]:
-    generator = SequenceGenerator([model], model.decoder.dictionary, beam_size=3, max_len=12)
-    generator.model.has_incremental = incremental
-    hypotheses = generator.generate([model], {"net_input": {"src_tokens": make_batch(9)["src_tokens"]}})
-    return [(h["tokens"].tolist(), h["score"].item()) for sentence in hypotheses for h in sentence]
-
-
-def assert_same_translations(first, second, tolerance=1e-5):
-    assert [tokens for tokens, _ in first] == [tokens for tokens, _ in second]
-    assert [score for _, score in first] == pytest.approx([score for _, score in second], abs=tolerance)
 
 
 @pytest.mark.slow

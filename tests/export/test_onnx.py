@@ -7,9 +7,8 @@ from omegaconf import OmegaConf
 from normplugins.norms.registry import has_statistics
 from normplugins.utils.errors import UserError
 from tests.export.search import SEARCH, ours, sentences
-from tests.helpers.models import both_stacks, make_model, make_task
+from tests.helpers.models import both_stacks, make_model, make_task, randomize
 from tests.helpers.norms import NORMS
-from tests.models.test_fold import randomise
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -28,7 +27,7 @@ MODELS = {norm: both_stacks(norm) for norm in NORMS if norm in ("bn", "pn", "wei
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_hypotheses(tmp_path, name):
     task = make_task()
-    model = randomise(make_model(task=task, encoder_layers=1, decoder_layers=2, **MODELS[name]))
+    model = randomize(make_model(task=task, encoder_layers=1, decoder_layers=2, **MODELS[name]))
     write(model, task, tmp_path)
     expected = ours(model, task, sentences())
     for parameter in model.parameters():

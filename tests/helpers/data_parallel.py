@@ -9,6 +9,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.norms import NormConfig, build_norm, end_update
@@ -110,3 +111,31 @@ def _update(model: nn.Module, optimizer: Any, micro_batches: list[Part], recompu
 def train_mine(config: NormConfig, updates: list[list[list[Part]]], recompute: bool = False) -> list[Update]:
     """Train on this process's part of each micro-batch of each update."""
     return train(config, [[parts[dist.get_rank()] for parts in update] for update in updates], recompute)
+
+
+def steps(micro_batches: int = 1) -> list[list[list[Part]]]:
+    """Updates, each a list of micro-batches, each with the parts of both processes."""
+    return [[cut(u * micro_batches + m) for m in range(micro_batches)] for u in range(len(CUTS))]
+
+
+def whole(updates: list[list[list[Part]]]) -> list[list[Part]]:
+    return [[joined(parts) for parts in update] for update in updates]
+
+
+def assert_same(parts: list[list[Update]], wanted: list[Update]) -> None:
+    """The concatenated outputs and gradients of both processes equal those of one; the two agree bitwise."""
+    names = list(CUTS)
+    for u, (one, other, want) in enumerate(zip(*parts, wanted, strict=True)):
+        micro_batches = len(want.y)
+        where = f"update {u} ({', '.join(names[(u * micro_batches + m) % len(names)] for m in range(micro_batches))})"
+        for what in ("y", "gx"):
+            both = zip(getattr(one, what), getattr(other, what), strict=True)
+            got = [torch.cat([part.flatten(0, 1) for part in pair]) for pair in both]
+            close(got, getattr(want, what), f"{where}: {what}")
+        for what in ("gradients", "buffers"):
+            close(getattr(one, what), getattr(other, what), f"{where}: {what} of the two", 0)
+            close(getattr(one, what), getattr(want, what), f"{where}: {what}")
+
+
+def close(got, want, where: str, tolerance: float = 1e-9) -> None:
+    assert_close(got, want, rtol=0, atol=tolerance, msg=lambda said: f"{where}: {said}")

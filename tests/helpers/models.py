@@ -1,10 +1,14 @@
 """A tiny translation task and models for it."""
 
 from argparse import Namespace
+from typing import Any
 
+import pytest
 import torch
 from fairseq.data import Dictionary
+from fairseq.sequence_generator import SequenceGenerator
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from torch import nn
 
 from normplugins.models.transformer import NormTransformer
 from normplugins.norms import sees_sentence
@@ -75,3 +79,43 @@ def train(model: NormTransformer, updates: int = 4) -> NormTransformer:
         loss_of(model, make_batch(update)).backward()
         optimizer.step()
     return model
+
+
+def randomize(model: nn.Module) -> nn.Module:
+    """Statistics, scales and shifts far from 0 and 1, as if trained; the model in evaluation mode."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            place, _, kind = name.rpartition(".")
+            drawn = torch.rand(value.shape, generator=generator)
+            if kind in ("running_var", "running_phi"):
+                value.copy_(drawn * 4 + 1)
+            elif kind == "weight" and place.endswith("norm"):
+                value.copy_(drawn * 0.6 + 0.2)
+            elif kind in ("bias", "running_mean", "output_bias"):
+                value.copy_(drawn - 0.3)
+            elif kind == "original0":  # g of a weight-normalized map
+                value.mul_(drawn * 0.5 + 0.2)
+    return model.eval()
+
+
+def make_sample(seed: int = 0) -> dict[str, Any]:
+    """Return a batch of four sentence pairs in the format of fairseq's dataset."""
+    batch = make_batch(seed)
+    target = batch.pop("target")
+    lengths = batch["src_tokens"].ne(PAD).sum(1)
+    ntokens = int(target.ne(PAD).sum())
+    return {"net_input": batch | {"src_lengths": lengths}, "target": target, "ntokens": ntokens, "nsentences": 4}
+
+
+def translate(model: NormTransformer, incremental: bool = True) -> list[tuple[list[int], float]]:
+    """The hypotheses of fairseq's beam search for one batch, each with its score."""
+    generator = SequenceGenerator([model], model.decoder.dictionary, beam_size=3, max_len=12)
+    generator.model.has_incremental = incremental
+    hypotheses = generator.generate([model], {"net_input": {"src_tokens": make_batch(9)["src_tokens"]}})
+    return [(h["tokens"].tolist(), h["score"].item()) for sentence in hypotheses for h in sentence]
+
+
+def assert_same_translations(first, second, tolerance=1e-5):
+    assert [tokens for tokens, _ in first] == [tokens for tokens, _ in second]
+    assert [score for _, score in first] == pytest.approx([score for _, score in second], abs=tolerance)

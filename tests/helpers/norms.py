@@ -1,19 +1,21 @@
 """Training steps of a norm, with their outputs, gradients and buffers."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms import has_statistics, known_norms, sees_sentence
+from normplugins.norms import build_norm, has_statistics, known_norms, sees_sentence
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NORMS = tuple(known_norms())
 BATCH_NORMS = tuple(name for name in NORMS if has_statistics(name))
 TOKEN_NORMS = tuple(name for name in NORMS if not (has_statistics(name) or sees_sentence(name)))
 PADDING_FREE = tuple(name for name in BATCH_NORMS if name not in ("bn_released", "pn"))  # those two count padding
+SWITCHES = tuple(name for name, value in asdict(build_norm("pn", 4).settings).items() if value is True)
+"""The settings between ``pn_alg2`` and ``pn``, which has all of them on."""
 
 _WINDOW = {"window": 2, "warmup_updates": 2, "ratio_from": 0}
 SHORT: dict[str, dict[str, int]] = {
@@ -59,6 +61,11 @@ def random_affine(norm: nn.Module, seed: int = 7) -> nn.Module:
         for p in norm.parameters():
             p.copy_(torch.rand(p.shape, generator=generator, dtype=torch.float64) + 0.5)
     return norm
+
+
+def padding(lengths: list[int], extra: int = 0) -> Tensor:
+    """The padding mask (B, T) of sentences with these lengths; T is the longest and ``extra``."""
+    return torch.arange(max(lengths) + extra) >= torch.tensor(lengths).unsqueeze(1)
 
 
 def buffers(norm: nn.Module) -> dict[str, Tensor]:

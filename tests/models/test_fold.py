@@ -6,9 +6,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from normplugins.models.fold import fold
-from tests.evaluation.test_reload import assert_same_translations, translate
 from tests.helpers.language_models import log_probs, make_language_model, make_segments
-from tests.helpers.models import PAD, make_batch, make_model
+from tests.helpers.models import PAD, assert_same_translations, make_batch, make_model, randomize, translate
 
 FOLDABLE = {
     "bn": {},
@@ -22,27 +21,9 @@ FOLDABLE = {
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
-def randomise(model: nn.Module) -> nn.Module:
-    """Statistics, scales and shifts far from 0 and 1, as if trained; the model in evaluation mode."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in [*model.named_parameters(), *model.named_buffers()]:
-            place, _, kind = name.rpartition(".")
-            drawn = torch.rand(value.shape, generator=generator)
-            if kind in ("running_var", "running_phi"):
-                value.copy_(drawn * 4 + 1)
-            elif kind == "weight" and place.endswith("norm"):
-                value.copy_(drawn * 0.6 + 0.2)
-            elif kind in ("bias", "running_mean", "output_bias"):
-                value.copy_(drawn - 0.3)
-            elif kind == "original0":  # g of a weight-normalized map
-                value.mul_(drawn * 0.5 + 0.2)
-    return model.eval()
-
-
 def fold_copy(make, settings: dict) -> tuple[nn.Module, nn.Module, dict, list]:
     """A model and its folded one, built from the settings it should have and loaded with float32 weights."""
-    model, double = randomise(make(**settings)), randomise(make(**settings)).double()
+    model, double = randomize(make(**settings)), randomize(make(**settings)).double()
     changed, outcomes = fold(double)
     folded = make(**(settings | changed))
     folded.load_state_dict(double.state_dict())

@@ -6,8 +6,7 @@ from fairseq import criterions
 from omegaconf import OmegaConf
 
 import normplugins
-from tests.helpers.models import make_model, make_task
-from tests.training.test_criterion import sample
+from tests.helpers.models import make_model, make_sample, make_task
 
 
 def gradients(name: str, penalty: float, recompute: bool = False) -> tuple[float, dict[str, torch.Tensor], float]:
@@ -22,7 +21,7 @@ def gradients(name: str, penalty: float, recompute: bool = False) -> tuple[float
     for module in model.modules():
         if hasattr(module, "loss_term"):
             module.register_forward_hook(lambda norm, *_: terms.append(norm.loss_term))
-    loss, _, logged = criterion(model, sample())
+    loss, _, logged = criterion(model, make_sample())
     count = len(terms)
     loss.backward()
     found = {key: p.grad.clone() for key, p in model.named_parameters()}

@@ -6,12 +6,24 @@ import torch.distributed as dist
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm, reestimate, running_statistics
-from tests.helpers.data_parallel import CUTS, DIM, Block, Part, Update, cut, joined, train, train_mine
+from tests.helpers.data_parallel import (
+    CUTS,
+    DIM,
+    Block,
+    Part,
+    assert_same,
+    close,
+    cut,
+    joined,
+    steps,
+    train,
+    train_mine,
+    whole,
+)
 from tests.helpers.norms import SHORT, buffers
 from tests.helpers.processes import Pair
 
 pytestmark = pytest.mark.slow
-STEPS = len(CUTS)
 NORMS = {
     "bn": NormConfig("bn"),
     "bn_released": NormConfig("bn_released"),
@@ -25,34 +37,6 @@ NORMS = {
     **{name: NormConfig(name, **SHORT[name]) for name in ("un", "mabn", "renorm")},
 }
 DEFERRABLE = ("pn never warming up", "pn_alg2", "pn_alg2 scaled")
-
-
-def steps(micro_batches: int = 1) -> list[list[list[Part]]]:
-    """Updates, each a list of micro-batches, each with the parts of both processes."""
-    return [[cut(u * micro_batches + m) for m in range(micro_batches)] for u in range(STEPS)]
-
-
-def whole(updates: list[list[list[Part]]]) -> list[list[Part]]:
-    return [[joined(parts) for parts in update] for update in updates]
-
-
-def assert_same(parts: list[list[Update]], wanted: list[Update]) -> None:
-    """The concatenated outputs and gradients of both processes equal those of one; the two agree bitwise."""
-    names = list(CUTS)
-    for u, (one, other, want) in enumerate(zip(*parts, wanted, strict=True)):
-        micro_batches = len(want.y)
-        where = f"update {u} ({', '.join(names[(u * micro_batches + m) % len(names)] for m in range(micro_batches))})"
-        for what in ("y", "gx"):
-            both = zip(getattr(one, what), getattr(other, what), strict=True)
-            got = [torch.cat([part.flatten(0, 1) for part in pair]) for pair in both]
-            close(got, getattr(want, what), f"{where}: {what}")
-        for what in ("gradients", "buffers"):
-            close(getattr(one, what), getattr(other, what), f"{where}: {what} of the two", 0)
-            close(getattr(one, what), getattr(want, what), f"{where}: {what}")
-
-
-def close(got, want, where: str, tolerance: float = 1e-9) -> None:
-    assert_close(got, want, rtol=0, atol=tolerance, msg=lambda said: f"{where}: {said}")
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -76,7 +60,7 @@ def test_deferred_statistics_are_summed_once_an_update(norm: str, micro_batches:
     updates = steps(micro_batches)
     parts = pair.call(train_mine, NORMS[norm].replace(sync="deferred"), updates, micro_batches > 1)
     assert_same(parts, train(NORMS[norm].replace(per_update=micro_batches > 1), whole(updates)))
-    assert [update.sent for part in parts for update in part] == [1] * 2 * STEPS
+    assert [update.sent for part in parts for update in part] == [1] * 2 * len(CUTS)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -5,16 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
 from tests.helpers import reference
-from tests.helpers.norms import random_affine, step
-
-
-def padding(lengths: list[int], extra: int = 0) -> Tensor:
-    return torch.arange(max(lengths) + extra) >= torch.tensor(lengths).unsqueeze(1)
+from tests.helpers.norms import padding, random_affine, step
 
 
 @pytest.mark.parametrize("training", [True, False])

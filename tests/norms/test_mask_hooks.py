@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from normplugins.norms import build_norm, running_statistics, swap_norms, using_padding_mask
 from tests.helpers.compiler import needs_torch_compile
 from tests.helpers.norms import BATCH_NORMS
-from tests.norms.test_swap import DIM, batch, encoder, hugging_face, swap
+from tests.helpers.swap import DIM, batch, encoder, hugging_face, swap
 
 
 @pytest.mark.parametrize("name", BATCH_NORMS)

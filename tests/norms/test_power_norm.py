@@ -6,9 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from normplugins.norms import NormConfig, build_norm
-from tests.helpers.norms import GOLDEN, random_affine, replay, step
-
-SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
+from tests.helpers.norms import GOLDEN, SWITCHES, random_affine, replay, step
 
 
 def released(i: int, **changes: object) -> tuple["np.lib.npyio.NpzFile", NormConfig]:

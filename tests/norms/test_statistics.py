@@ -13,17 +13,24 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from normplugins.norms import NormConfig, build_norm, end_update, updates_in_backward
-from tests.helpers.norms import BATCH_NORMS, NORMS, PADDING_FREE, SHORT, TOKEN_NORMS, buffers, random_affine, step
+from tests.helpers.data_parallel import DIM, Block
+from tests.helpers.norms import (
+    BATCH_NORMS,
+    NORMS,
+    PADDING_FREE,
+    SHORT,
+    TOKEN_NORMS,
+    buffers,
+    padding,
+    random_affine,
+    step,
+)
 
 
 def small(name: str, **changes: Any) -> nn.Module:
     """A norm of 8 channels whose warmup ends within a few updates, with weights away from 1."""
     settings = {"groups": 2} | SHORT.get(name, {}) | changes
     return random_affine(build_norm(NormConfig(name, **settings), 8))
-
-
-def padding(lengths: list[int], extra: int = 0) -> Tensor:
-    return torch.arange(max(lengths) + extra) >= torch.tensor(lengths).unsqueeze(1)
 
 
 @pytest.mark.slow
@@ -223,26 +230,15 @@ def test_double_and_back_keeps_float32_statistics(name: str) -> None:
     assert all(b.dtype == torch.float32 for k, b in norm.bfloat16().named_buffers() if k != "num_updates")
 
 
-class Block(nn.Module):
-    """Two norms with a linear map between them, so that a checkpoint recomputes the first norm."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.linear, self.second = small(name), nn.Linear(8, 8), small(name)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x + self.second(torch.relu(self.linear(self.first(x, mask))), mask)
-
-
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing_is_bitwise_the_same(name: str, reentrant: bool) -> None:
-    plain, saving = Block(name), Block(name)
+    config = NormConfig(name, **({"groups": 2} | SHORT.get(name, {})))
+    plain, saving = (random_affine(Block(config)) for _ in range(2))
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.05) for m in (plain, saving)]
     for _ in range(5):
         mask, made = padding([3, 1, 4]), []
-        x0, g = torch.randn(2, 4, 3, 8)
+        x0, g = torch.randn(2, 4, 3, DIM)
         for model, optimizer in zip((plain, saving), optimizers, strict=True):
             optimizer.zero_grad()
             x = x0.clone().requires_grad_()

@@ -11,7 +11,7 @@ from normplugins.report.contrasts import find
 from normplugins.report.plans import NU_BOUND, Plan
 from normplugins.report.probe_table import probe_table
 from normplugins.report.records import read_results
-from tests.helpers.records import put_diverged, put_translated
+from tests.helpers.records import language_model, put, put_diverged, put_translated
 
 
 def layer(**numbers: float) -> dict[str, float]:
@@ -52,6 +52,16 @@ def test_scores_decide(tmp_path: Path, verdicts) -> None:
     assert found["BN is worse than LN in translation (here: Multi30k, textbook BN)"] == "does not hold so far"
     assert found["Running statistics improve on scaling each token alone"] == "undecided so far"
     assert found["PN beats PN-V with group scaling"] == "not run"
+
+
+def test_no_rule_judges_the_perplexities_of_the_paper(tmp_path: Path, page, verdicts) -> None:
+    (claim,) = (text for text in verdicts() if text.startswith("PN's perplexity is lower than LN's"))
+    experiment, cell = next((name, cell) for name, cell in Plan.named("gpu").cells if name == "ptb")
+    put_diverged(tmp_path, experiment, cell, 1)
+    assert verdicts()[claim] == "not run", "a run that diverged has no perplexity"
+    put(tmp_path, language_model(experiment, cell))
+    assert verdicts()[claim] == "undecided"
+    assert "no rule judges them" in page()
 
 
 def test_an_equivalent_contrast_says_how_small_the_difference_is(tmp_path: Path, page) -> None:

@@ -125,6 +125,19 @@ def test_a_side_that_diverged_more_often_is_not_better(results: Path) -> None:
     assert "has more runs that diverged" in answer.describe_verdict(each)
 
 
+@pytest.mark.parametrize(
+    ("ended", "lost", "worse"), [((1, 2, 3), (), True), ((1, 2), (3,), False), ((), (1, 2, 3), False), ((), (), False)]
+)
+def test_a_side_that_only_diverged_is_worse_than_one_that_never_did(tmp_path: Path, ended, lost, worse) -> None:
+    for seed in SEEDS:
+        put_diverged(tmp_path, "multi30k", "pn", seed)
+    for seed in ended:
+        put_translated(tmp_path, "ln", seed, {1: seed})
+    for seed in lost:
+        put_diverged(tmp_path, "multi30k", "ln", seed)
+    assert found(tmp_path)["PN - LN"].worse == worse
+
+
 @pytest.mark.slow
 def test_only_the_planned_seeds_of_a_contrast_count(results: Path) -> None:
     for seed in (2, 3):

@@ -1,6 +1,7 @@
 """A campaign: its plan is validated first, each run is published once, and a kill does not change the results."""
 
 import json
+import re
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from normplugins.report.plans import Plan
-from normplugins.runs import folder
+from normplugins.runs import folder, record
 from normplugins.runs.campaign import read_plan
 from normplugins.runs.cell import display_name
 from normplugins.runs.plan_file import read_plan_file
@@ -108,6 +109,24 @@ def test_a_campaign_that_is_killed_ends_with_the_same_results(unbroken, tmp_path
     status, said = run_campaign(tmp_path)
     assert status == 0, said
     assert differences(outcomes(tmp_path), outcomes(unbroken[0])) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_was_interrupted_is_completed_first(tmp_path):
+    write_plan(tmp_path, {**BLOCK, "cells": BLOCK["cells"][1:]}, overrides=UNSCORED)
+    assert run_campaign(tmp_path, at=Point(r"os\.rename \S+checkpoint_last\.pt\.tmp"))[0] == -signal.SIGKILL
+    write_plan(tmp_path, BLOCK, overrides=UNSCORED)
+    status, said = run_campaign(tmp_path)
+    assert status == 0, said
+    assert re.findall(r"^demo (\w+)\S* on CPU", said, re.MULTILINE) == ["pn", "ln"]
+
+
+def test_records_of_code_that_is_not_committed_need_force(tmp_path, refused, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(record, "git_commit", lambda: "0" * 40 + "+changes")
+    write_plan(tmp_path, BLOCK)
+    assert "run the campaign with --force" in refused("campaign", "plan.yaml")
+    assert not Path("runs").exists()
 
 
 @pytest.mark.slow

@@ -71,7 +71,9 @@ def test_the_runs_below_try_every_supported_key():
     assert dotted(SUPPORTED) <= tried
 
 
-@pytest.mark.parametrize(("group", "name"), [(group, name) for group, names in COMPONENTS.items() for name in names])
+@pytest.mark.parametrize(
+    ("group", "name"), [(group, name) for group, names in COMPONENTS.items() for name in names if group != "model"]
+)
 def test_every_supported_component_trains(group, name):
     of_text = name in ("cross_entropy", "adaptive_loss", "fixed")  # they do not fit the experiments of translation
     overrides = list(TINY_LM if of_text else TINY)
@@ -85,11 +87,12 @@ def test_every_supported_component_trains(group, name):
     assert all(isfinite(trainer.train_step([batch(5, 8)])["loss"]) for _ in range(2))
 
 
-@pytest.mark.parametrize("component", ["criterion=nat_loss", "lr_scheduler=reduce_lr_on_plateau", "optimizer=cpu_adam"])
+@pytest.mark.parametrize(
+    "component", ["criterion=nat_loss", "lr_scheduler=reduce_lr_on_plateau", "optimizer=cpu_adam", "model=hubert"]
+)
 def test_every_other_component_is_refused(component):
-    for override in (component, component.replace("=", "._name=")):
-        with pytest.raises(UserError, match=rf"{component}: a run does not support it\. Known: "):
-            check(compose_config("demo", ["hardware=cpu", override]))
+    with pytest.raises(UserError, match=rf"{component}: a run does not support it\. Known: "):
+        compose_config("demo", ["hardware=cpu", component])
 
 
 @pytest.mark.slow

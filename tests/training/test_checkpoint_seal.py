@@ -15,6 +15,7 @@ def checkpoint() -> dict:
     model = {
         "encoder.weight": torch.randn(3, 2, generator=generator),
         "encoder.norm.running_phi": torch.ones(2),
+        "encoder.norm.running_var": torch.ones(2),
         "encoder.norm.window_phi": torch.ones(4, 2),
         "encoder.norm.num_updates": torch.tensor(7),
         "half": torch.ones(3, dtype=torch.bfloat16),
@@ -63,6 +64,7 @@ def test_every_value_outside_the_weights_counts_too():
         ("encoder.weight", float("nan"), "encoder.weight is not finite"),
         ("half", float("inf"), "half is not finite"),
         ("encoder.norm.running_phi", -1.0, "encoder.norm.running_phi is a mean of squares and has negative values"),
+        ("encoder.norm.running_var", -1.0, "encoder.norm.running_var is a mean of squares and has negative values"),
         ("encoder.norm.window_phi", -1.0, "encoder.norm.window_phi is a mean of squares and has negative values"),
     ],
 )
@@ -72,6 +74,12 @@ def test_impossible_values_are_found_even_if_they_were_sealed(name, value, messa
     assert find_damage(state) == message
     seal(state)
     assert find_damage(state) == message
+
+
+def test_the_optimizers_state_must_be_finite_too():
+    state = checkpoint()
+    state["last_optimizer_state"]["state"][0]["exp_avg"][1, 0] = float("inf")
+    assert find_damage(state) == "state/0/exp_avg is not finite"
 
 
 def test_a_checkpoint_of_another_run_is_told_apart_by_what_differs():

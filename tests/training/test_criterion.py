@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from normplugins.training.criterion import output_weight, smoothed_loss
 from normplugins.training.trainer import empty
-from tests.helpers.models import PAD, make_batch, make_model, make_settings, make_task
+from tests.helpers.models import make_model, make_sample, make_settings, make_task
 
 TASK = make_task()
 BOTH = ("label_smoothed_nll", "label_smoothed_cross_entropy")
@@ -25,15 +25,6 @@ BOTH = ("label_smoothed_nll", "label_smoothed_cross_entropy")
 def build(name: str, **changes: Any) -> Any:
     settings = {"_name": name, "label_smoothing": 0.1, "sentence_avg": False}
     return criterions.build_criterion(OmegaConf.create(settings | changes), TASK)
-
-
-def sample(seed: int = 0) -> dict[str, Any]:
-    """Return a batch of four sentence pairs in the format of fairseq's dataset."""
-    batch = make_batch(seed)
-    target = batch.pop("target")
-    lengths = batch["src_tokens"].ne(PAD).sum(1)
-    ntokens = int(target.ne(PAD).sum())
-    return {"net_input": batch | {"src_lengths": lengths}, "target": target, "ntokens": ntokens, "nsentences": 4}
 
 
 def stock_model(kind: type) -> nn.Module:
@@ -65,7 +56,7 @@ def outcome(criterion: Any, model: nn.Module, batch: dict[str, Any]) -> tuple[An
 @pytest.mark.parametrize("sentence_avg", [False, True])
 def test_loss_counts_logs_and_gradients_equal_fairseqs(name, sentence_avg):
     model = MODELS[name]().double().eval()  # no dropout
-    got, wanted = (outcome(build(kind, sentence_avg=sentence_avg), model, sample()) for kind in BOTH)
+    got, wanted = (outcome(build(kind, sentence_avg=sentence_avg), model, make_sample()) for kind in BOTH)
     for ours, theirs in zip(got[:3], wanted[:3], strict=True):
         assert_close(ours, theirs, rtol=1e-6, atol=1e-6, check_dtype=False)  # fairseq's softmax is of float32
     assert_close(got[3], wanted[3], rtol=1e-5, atol=1e-6)
@@ -79,7 +70,7 @@ def test_a_transformer_computes_no_logits_itself():
         model = make()
         if projection := getattr(model.decoder, "output_projection", None):
             projection.register_forward_hook(lambda *_, name=name: asked.append(name))
-        build("label_smoothed_nll")(model, sample())
+        build("label_smoothed_nll")(model, make_sample())
         assert (output_weight(model) is None) == (name == "stock LSTM")
     assert asked == []
 
@@ -105,13 +96,13 @@ def test_logits_that_are_not_one_linear_map_are_left_to_fairseq(change):
 @pytest.mark.parametrize("changes", [{"report_accuracy": True}, {"ignore_prefix_size": 2}])
 def test_options_that_need_the_loss_of_single_tokens(changes):
     model = make_model().eval()
-    got, wanted = (outcome(build(kind, **changes), model, sample()) for kind in BOTH)
+    got, wanted = (outcome(build(kind, **changes), model, make_sample()) for kind in BOTH)
     assert_close(got[:3], wanted[:3])
     assert changes.get("report_accuracy", False) == ("n_correct" in got[2])
 
 
 def test_without_reduction_the_loss_is_per_token():
-    model, batch = make_model().eval(), sample()
+    model, batch = make_model().eval(), make_sample()
     got, wanted = (build(kind)(model, batch, reduce=False)[0] for kind in BOTH)
     assert got.shape == (batch["target"].numel(), 1)
     assert_close(got, wanted)
@@ -121,7 +112,7 @@ def test_without_reduction_the_loss_is_per_token():
 def test_a_batch_without_sentences_has_zero_counts_and_gradients(name):
     """Every parameter has a gradient of zero, because the other processes wait for it."""
     model = MODELS[name]()
-    loss, size, logged, gradients = outcome(build("label_smoothed_nll"), model, empty(sample()))
+    loss, size, logged, gradients = outcome(build("label_smoothed_nll"), model, empty(make_sample()))
     assert (float(loss), size, logged["ntokens"], logged["nsentences"], float(logged["nll_loss"])) == (0, 0, 0, 0, 0)
     assert [name for name, gradient in gradients.items() if gradient is None or gradient.any()] == []
 
@@ -129,8 +120,8 @@ def test_a_batch_without_sentences_has_zero_counts_and_gradients(name):
 def test_a_bfloat16_model_is_as_close_to_float32_as_with_fairseqs_criterion():
     exact, half = make_model().eval(), make_model().eval().bfloat16()
     exact.load_state_dict(half.state_dict())
-    wanted = outcome(build(BOTH[1]), exact, sample())
-    ours, theirs = (outcome(build(kind), half, sample()) for kind in BOTH)
+    wanted = outcome(build(BOTH[1]), exact, make_sample())
+    ours, theirs = (outcome(build(kind), half, make_sample()) for kind in BOTH)
     assert ours[0].dtype == ours[2]["nll_loss"].dtype == torch.float32
     assert abs(ours[0] - wanted[0]) <= 2 * abs(theirs[0] - wanted[0]) + 1e-3 * wanted[0]
 
@@ -164,7 +155,7 @@ def gradients_of(kind: str, wrapper: str, tied: bool) -> dict[str, Tensor]:
         "unused": lambda: nn.parallel.DistributedDataParallel(model, find_unused_parameters=True),
         "legacy_ddp": lambda: LegacyDistributedDataParallel(model, dist.group.WORLD),
     }[wrapper]()
-    batch = sample() if dist.get_rank() == 0 else empty(sample())
+    batch = make_sample() if dist.get_rank() == 0 else empty(make_sample())
     for _ in range(2):
         model.zero_grad()
         build(kind)(ModuleProxyWrapper(wrapped), batch)[0].backward()

@@ -12,10 +12,9 @@ from torch.testing import assert_close
 from normplugins.norms import NormConfig, build_norm, end_update
 from normplugins.norms.backends.dispatch import backend_for
 from tests.helpers.compiler import needs_libraries
-from tests.helpers.norms import buffers, random_affine, step
+from tests.helpers.norms import SWITCHES, buffers, random_affine, step
 
 pytestmark = needs_libraries
-SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
 NAMES = ("bn", "pnv", "pn", "pn_alg2", "rms")
 
 

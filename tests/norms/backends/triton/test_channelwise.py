@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from normplugins.norms import NormConfig, build_norm
-from tests.helpers.norms import GOLDEN, replay, step
+from tests.helpers.norms import GOLDEN, SWITCHES, replay, step
 from tests.helpers.triton import DEVICE, assert_same, batch, kernels, plain, results
 
 NORMS = ("pn", "pn_alg2", "pnv", "bn", "rms")
 GROUPED = ("pnv", "pn_alg2", "rms")
-SWITCHES = ("group_scaling", "double_update", "batch_backward", "padding_in_backward", "unscaled_nu")
 
 
 def at(name: str, groups: int, warmup: int) -> dict[str, object]:

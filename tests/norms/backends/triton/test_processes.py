@@ -3,9 +3,8 @@
 import pytest
 
 from normplugins.norms import NormConfig
-from tests.helpers.data_parallel import CUTS, train, train_mine
+from tests.helpers.data_parallel import CUTS, assert_same, steps, train, train_mine, whole
 from tests.helpers.processes import Pair
-from tests.norms.test_distributed import assert_same, steps, whole
 
 NORMS = {
     "pn": NormConfig("pn", groups=2, warmup_updates=3),
