@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -155,9 +156,9 @@ def describe_verdict(found: Finding) -> str:
 
 
 def format_p(p: float) -> str:
-    """Return a p-value with two digits, or three if two would show it on the other side of the significance level."""
-    two = f"{p:.2f}" if p > 0.095 else f"{p:.2g}"
-    return two if (float(two) < significance.LEVEL) == (p < significance.LEVEL) else f"{p:.3g}"
+    """Return a p-value with two digits, or with more if it would stand on the other side of the significance level."""
+    shown = (f"{p:.2f}" if p > 0.095 else f"{p:.{digits}g}" for digits in count(2))
+    return next(text for text in shown if (float(text) < significance.LEVEL) == (p < significance.LEVEL))
 
 
 def describe_difference(found: Finding, p_value: bool = True) -> str:
