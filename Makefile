@@ -22,7 +22,7 @@ REQUIRES_PYTHON := $(shell sed -nE 's/^requires-python = "(.*)"$$/\1/p' pyprojec
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9%_ -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@for e in $(EXPERIMENTS); do printf '  %-22s %s\n' "$$e-NORM" "train, score and record $$e with one of these norms:"; done
-	@COLUMNS=110 $(BIN)/normplugins norms 2>/dev/null | sed -n 's/^  [a-z]/  &/p' || true
+	@$(BIN)/python -m normplugins norms 2>/dev/null | sed -n 's/^  [a-z]/  &/p' || true
 	@test -x $(BIN)/python || echo "    (make setup installs the package, which lists its norms)"
 
 setup: $(READY) ## install everything into .venv; does nothing if it is up to date

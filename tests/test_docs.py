@@ -63,6 +63,13 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
+def test_no_module_is_longer_than_the_contributors_are_told() -> None:
+    limit = re.search(r"longer than (\d+) lines", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert limit
+    lengths = {path.name: path.read_bytes().count(b"\n") for path in (ROOT / "normplugins").rglob("*.py")}
+    assert [name for name, length in lengths.items() if length > int(limit[1])] == []
+
+
 @pytest.mark.parametrize("arguments", OURS, ids=" ".join)
 def test_the_command_line_accepts_each_command(arguments: list[str]) -> None:
     assert callable(parse(arguments).execute)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from normplugins.norms.group_scaling import refuse_group_scaling
 from normplugins.norms.settings import RunningSettings
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, zero_padding
+from normplugins.norms.statistics import RunningNorm
+from normplugins.norms.tokens import count_tokens, mean_over, zero_padding
 
 
 class BatchMomentsNorm(RunningNorm):

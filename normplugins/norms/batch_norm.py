@@ -23,7 +23,7 @@ from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, GroupScalingSettings, KernelSettings, RunningSettings, setting
-from normplugins.norms.statistics import count_tokens, mean_over, token_rows, zero_padding
+from normplugins.norms.tokens import count_tokens, mean_over, token_rows, zero_padding
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from torch import Tensor
 from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, RunningSettings, setting
-from normplugins.norms.statistics import recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import recomputing
+from normplugins.norms.tokens import token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
 

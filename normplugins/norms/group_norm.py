@@ -14,7 +14,7 @@ from torch import Tensor
 from normplugins.norms.base import Norm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, setting
-from normplugins.norms.statistics import token_rows
+from normplugins.norms.tokens import token_rows
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from normplugins.norms.base import Norm
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings
-from normplugins.norms.statistics import mean_over, token_rows, zero_padding
+from normplugins.norms.tokens import mean_over, token_rows, zero_padding
 
 
 @register_norm("instance", EpsSettings)

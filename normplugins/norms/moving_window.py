@@ -9,7 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from normplugins.norms.quadratic_mean import QuadraticMeanNorm
 from normplugins.norms.settings import EpsSettings, RunningSettings, setting
-from normplugins.norms.statistics import count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import recomputing
+from normplugins.norms.tokens import count_tokens, mean_over, token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
 LARGEST_RATIO = 5.0

@@ -29,7 +29,8 @@ from normplugins.norms.settings import (
     RunningSettings,
     setting,
 )
-from normplugins.norms.statistics import count_tokens, mean_over, recomputing, token_rows, zero_padding
+from normplugins.norms.statistics import recomputing
+from normplugins.norms.tokens import count_tokens, mean_over, token_rows, zero_padding
 from normplugins.norms.torch_compile import opaque_copy
 
 

@@ -20,7 +20,7 @@ from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.distributed import process_count
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, RunningSettings, setting
-from normplugins.norms.statistics import token_rows, zero_padding
+from normplugins.norms.tokens import token_rows, zero_padding
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from normplugins.norms.base import Norm, check_input, in_wider_dtype
 from normplugins.norms.group_scaling import scale_groups
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import EpsSettings, KernelSettings, setting
-from normplugins.norms.statistics import token_rows
+from normplugins.norms.tokens import token_rows
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,4 @@
-"""Statistics of tokens: rows without padding, means over real tokens, and running statistics.
-
-Nothing here makes the host wait for the device: token counts stay tensors. Padding is removed with ``torch.where``
-rather than by multiplication, so inf or nan at a padded position does not affect a mean. The exception is the backward
-pass of PN as released, which counts padding.
-"""
+"""Running statistics: buffers that follow the moments of the batches, and their updates."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,39 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from normplugins.norms.base import Norm, check_input
+from normplugins.norms.base import Norm
 from normplugins.norms.distributed import process_count, sum_over_processes
 from normplugins.norms.settings import RunningSettings
 from normplugins.norms.torch_compile import opaque_copy
-
-
-def token_rows(x: Tensor, padding_mask: Tensor | None, dim: int, flat: bool = True) -> tuple[Tensor, Tensor | None]:
-    """Flatten x (T, B, C) or (N, C) to rows (N, C), in at least float32, and the mask to real (N, 1), True = token.
-
-    ``padding_mask`` is (B, T) for x (T, B, C), or (N,) for x (N, C), True at padding. Without a mask, ``real`` is None.
-    inputs.py has already checked the mask. Without ``flat``, x may be (..., C). Raises the errors of
-    :func:`~normplugins.norms.base.check_input`.
-    """
-    check_input(x, dim, flat)
-    rows = x.reshape(-1, dim).to(torch.promote_types(x.dtype, torch.float32))
-    if padding_mask is None:
-        return rows, None
-    return rows, ~(padding_mask.t() if padding_mask.dim() == 2 else padding_mask).reshape(-1, 1)
-
-
-def zero_padding(rows: Tensor, real: Tensor | None) -> Tensor:
-    """Set the rows (N, C) that are padding to zero; their gradient is zero as well."""
-    return rows if real is None else torch.where(real, rows, 0)
-
-
-def count_tokens(rows: Tensor, real: Tensor | None) -> Tensor:
-    """Return the number of tokens among rows (N, C), as a scalar tensor of the rows' dtype."""
-    return rows.new_full((), rows.size(0)) if real is None else real.sum().to(rows.dtype)
-
-
-def mean_over(rows: Tensor, count: Tensor) -> Tensor:
-    """Return the mean (C,) of rows (N, C) whose padding is zero, over ``count`` tokens; 0 without tokens."""
-    return rows.sum(0) / count.clamp(min=1)
 
 
 def recomputing() -> bool:

@@ -20,7 +20,8 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from normplugins.norms.registry import register_norm
 from normplugins.norms.settings import RunningSettings, setting
-from normplugins.norms.statistics import RunningNorm, count_tokens, mean_over, token_rows, zero_padding
+from normplugins.norms.statistics import RunningNorm
+from normplugins.norms.tokens import count_tokens, mean_over, token_rows, zero_padding
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from normplugins.report import style
 from normplugins.report.readings import CHOICES, MODELS, language_model
 from normplugins.report.records import REMEDY, machine_names, norm_rank
 from normplugins.report.table import build_table, markdown
+from normplugins.runs.causality_audit import FORMAT
 from normplugins.utils.errors import UserError
 from normplugins.utils.files import write_text
 from normplugins.utils.json_file import read_json
 from normplugins.utils.terminal import Table
 
 PAGE, FIGURE = "causality.md", Path("figures") / "causality"
-FORMAT = 1  # of the records that normplugins.runs.causality_audit writes
 MODES = {"evaluation": "evaluation", "training": "training", "training_in_warmup": "training, in PN's warmup"}
 SMALLEST = 1e-8  # nats; differences of float32 log-probabilities below it are rounding
 HEAD = """\

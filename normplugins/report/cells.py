@@ -9,37 +9,24 @@ import numpy as np
 import pandas as pd
 
 from normplugins.evaluation.student import interval_of_mean
+from normplugins.report.metrics import METRICS
 from normplugins.report.records import CELL, WHOLE_TEST_SET, distinct
 
 SPREAD_SEEDS = 3
 """The smallest number of seeds for which a standard deviation is reported."""
 NOT_SCORED, ALL_DIVERGED = "not scored", "diverged"
-METRICS = {  # a short name for headings, and what follows it in notes
-    "bleu": ("BLEU", " (tokenized)"),
-    "bleu_compound": ("BLEU, compounds split", " (tokenized)"),
-    "sacrebleu": ("sacreBLEU", " (plain text)"),
-    "chrf2": ("chrF2", " (plain text)"),
-    "ter": ("TER", " (plain text)"),
-    "ppl": ("ppl", ""),
-    "ppl_full_segments": ("ppl, full segments", ""),
-}
-"""The metrics in the order of their columns."""
-
-
-def metric_name(metric: str) -> str:
-    """Return the short name of a metric; an unknown one is its own name."""
-    return METRICS.get(metric, (metric,))[0]
-
-
 COMPARED_WITH = {"ln": "ln with the same other settings", "usual setting": "the same norm with the usual setting"}
 """What the cells of a figure are compared with, by its short name."""
 
 
 class Cell:
-    """Runs that differ only in the seed and the machine, made from their rows in the table of results."""
+    """Runs that differ only in the seed and the machine, made from their rows in the table of results.
 
-    def __init__(self, rows: pd.DataFrame) -> None:
-        self.rows = rows
+    ``common`` are the settings of all cells beside which this one stands; its names leave them out.
+    """
+
+    def __init__(self, rows: pd.DataFrame, common: Sequence[str] = ()) -> None:
+        self.rows, self.common = rows, common
         every = rows.drop_duplicates("seed")
         self.runs = every[every["diverged"] == ""]
         self.diverged = len(every) - len(self.runs)
@@ -47,10 +34,15 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """The norm, the language model, the other settings, and the length of a shortened schedule."""
-        name = ", ".join(filter(None, [self.first["norm"], self.first["model"], self.first["settings"]]))
-        short = f", shortened to {self.updates} updates" if self.first["budget"] else ""
-        return name + (short if len(self.runs) else "")
+        """The norm, the language model, the own settings, and the length of a schedule that not all cells have."""
+        name = ", ".join(filter(None, [self.first["norm"], self.first["model"], *self.own_settings]))
+        short = self.first["budget"] and f"budget={self.first['budget']}" not in self.common
+        return name + (f", shortened to {self.updates} updates" if short and len(self.runs) else "")
+
+    @property
+    def own_settings(self) -> list[str]:
+        """The settings, such as ``norm.groups=4``, that not all cells have."""
+        return [item for item in self.first["settings"].split(", ") if item not in self.common]
 
     def values(
         self, metric: str, checkpoint: str = "", test_set: str = WHOLE_TEST_SET, column: str = "value"
@@ -107,7 +99,22 @@ def mean_and_spread(scores: Sequence[float] | pd.Series[Any]) -> str:
 
 def group(results: pd.DataFrame) -> list[Cell]:
     """Group a table of results into cells, in the order of its rows."""
-    return [Cell(rows) for _, rows in results.groupby(CELL, sort=False)] if len(results) else []
+    cells = [rows for _, rows in results.groupby(CELL, sort=False)] if len(results) else []
+    settings = [[*rows["settings"].iloc[0].split(", "), f"budget={rows['budget'].iloc[0]}"] for rows in cells]
+    common = [item for item in settings[0] if "=" in item and all(item in each for each in settings)] if cells else []
+    return [Cell(rows, common if len(cells) > 1 else ()) for rows in cells]
+
+
+def runs_that_diverged(cells: Sequence[Cell]) -> list[str]:
+    """Return a note on the cells with runs that diverged, which a figure does not show."""
+    lost = [f"{cell.label} ({cell.diverged} of {len(cell.runs) + cell.diverged})" for cell in cells if cell.diverged]
+    return [f"runs that diverged: {'; '.join(lost)}"] if lost else []
+
+
+def shared_settings(cells: Sequence[Cell]) -> list[str]:
+    """Return a note on the settings that all cells of a table or a figure have, and that their names leave out."""
+    settings = [item for item in (cells[0].common if cells else ()) if not item.startswith("budget=")]
+    return [f"All runs: {', '.join(settings)}."] if settings else []
 
 
 def baseline(cell: Cell, cells: Iterable[Cell]) -> Cell | None:

@@ -8,8 +8,9 @@ import numpy as np
 
 from normplugins.evaluation import significance
 from normplugins.evaluation.significance import Difference
-from normplugins.report.cells import SPREAD_SEEDS, mean_and_spread, metric_name
+from normplugins.report.cells import SPREAD_SEEDS, mean_and_spread
 from normplugins.report.contrasts import MARGIN, UNDECIDED, Contrast, Finding, judge
+from normplugins.report.metrics import metric_name
 from normplugins.report.table import build_table
 from normplugins.runs.scored_runs import ScoredRun, System, read_test_text
 from normplugins.utils.errors import UserError

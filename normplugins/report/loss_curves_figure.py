@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from normplugins.report import style
-from normplugins.report.cells import COMPARED_WITH, Cell, group, references
+from normplugins.report.cells import COMPARED_WITH, Cell, group, references, runs_that_diverged, shared_settings
 from normplugins.report.probe_table import seed_numbers
 from normplugins.report.readings import MODELS
 from normplugins.report.records import distinct
@@ -62,14 +62,14 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     name_of_reference, lines = _lines(shown, column)
     in_gray = {line.reference for line in lines}
     panels = [lines] if len(lines) <= FEW else [[line] for line in lines if line.cell not in in_gray]
+    panels.sort(key=_without_difference)  # stable; the space below them is empty
     single, compared = len(panels) == 1, any(line.reference for line in lines)
     columns, kinds = (1 if single else 3), (KINDS if compared else KINDS[:1])
     rows = -(-len(panels) // columns)
-    common = common_settings(shown)
-    names = {cell: name_of(cell, common) for cell in shown}
+    names = {cell: name_of(cell) for cell in shown}
     notes = _notes(cells, shown, name_of_reference if compared else "")
     notes += [f"without a curve: {'; '.join(lacking)}"] if lacking else []
-    notes += [f"all: {', '.join(common)}"] if common else []
+    notes += [*runs_that_diverged(group(results)), *shared_settings(cells)]
     with style.drawing():
         figure = style.new_figure((2.2 if single else 1.25) * len(kinds) * rows + 0.5 + 0.17 * len(notes))
         ratios = {"height_ratios": [1.3, 1][: len(kinds)] * rows}
@@ -82,10 +82,14 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
                 axis.remove()
             _limit(axes[: len(panels)], [getattr(line, kind) for line in lines], longest)
             for place, (axis, members) in enumerate(zip(axes, panels, strict=False)):
+                if number and _without_difference(members):
+                    axis.remove()
+                    continue
                 _panel(axis, members, kind, lines)
-                axis.tick_params(labelleft=place % columns == 0, labelbottom=number == len(kinds) - 1)
+                lowest = number == len(kinds) - 1 or _without_difference(members)
+                axis.tick_params(labelleft=place % columns == 0, labelbottom=lowest)
                 axis.set_ylabel("" if place % columns else f"{quantity}, linear\n(bits/token)")
-                if number == len(kinds) - 1 and place + columns >= len(panels):
+                if lowest and place + columns >= len(panels):
                     axis.set_xlabel("updates, linear")
                 if number == 0 and not single:
                     (line,) = members
@@ -98,19 +102,14 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     return figure
 
 
-def common_settings(cells: Sequence[Cell]) -> list[str]:
-    """Return the settings (``key=value``) that all of these cells have, if there are two or more."""
-    first, *others = [cell.first["settings"].split(", ") for cell in cells]
-    return [item for item in first if "=" in item and others and all(item in each for each in others)]
+def _without_difference(members: Sequence[Line]) -> bool:
+    return all(line.differences.empty for line in members)
 
 
-def name_of(cell: Cell, common: Collection[str] = ()) -> str:
-    """Return a cell's name in lines that fit into a panel; settings are named by the last part of their keys.
-
-    ``common`` are settings that are left out.
-    """
+def name_of(cell: Cell) -> str:
+    """Return a cell's name in lines that fit into a panel; settings are named by the last part of their keys."""
     first = cell.first
-    settings = [re.sub(r"\w+\.(?=[\w.]+=)", "", item) for item in first["settings"].split(", ") if item not in common]
+    settings = [re.sub(r"\w+\.(?=[\w.]+=)", "", item) for item in cell.own_settings]
     parts = [style.fit(part, 1.55, 8.5, "bold") for part in filter(None, [first["norm"], first["model"], *settings])]
     # a name that is too long is broken before its value, and not within a word
     return "\n".join(style.fit(part.replace("\n", "").replace("=", "=\n"), 1.55, 8.5, "bold")

@@ -133,6 +133,7 @@ def _report(results: Path) -> None:
                 writer.table(table, "####")
     lost = found[found["diverged"] != ""]
     if len(lost):
+        lost = lost.assign(diverged=lost["diverged"].str.partition(". ")[0])  # without the advice that follows
         lines = [f"{r.experiment} {r.variant} seed {r.seed}: {r.diverged}" for r in lost.itertuples()]
         writer.page.append("## Runs that diverged")
         writer.say(DIVERGED)

@@ -2,10 +2,10 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,18 @@ class Plan:
 
     def progress(self, results: Path) -> Progress:
         """Return how many runs are published, diverged or left, according to the records under ``results``."""
+        files: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for experiment in {experiment for experiment, _ in self.cells}:
+            for path in (results / "runs" / experiment).glob("*/seed*.json"):
+                # where processes share the batches of an update, a run with any number of them is a run of the plan
+                any_number = r",processes=\d+" if shares_batches(experiment) else "$^"
+                files[experiment, re.sub(any_number, "", path.parent.name)].add(path.name)
         published, diverged, left = 0, 0, []
         for (experiment, cell), seeds in self.cells.items():
-            # where processes share the batches of an update, a run with any number of them is a run of the plan
-            names = [escape(cell), f"{escape(cell)},processes=*"] if shares_batches(experiment) else [escape(cell)]
-            folder = results / "runs" / experiment
-            files = {path.name for name in names for path in folder.glob(f"{name}/seed*.json")}
             for seed in seeds:
-                if f"seed{seed}.json" in files:
+                if f"seed{seed}.json" in files[experiment, cell]:
                     published += 1
-                elif f"seed{seed}{DIVERGED}" in files:
+                elif f"seed{seed}{DIVERGED}" in files[experiment, cell]:
                     diverged += 1
                 else:
                     left.append((experiment, cell))

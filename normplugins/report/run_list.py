@@ -7,11 +7,10 @@ from itertools import groupby
 
 from rich.filesize import decimal
 
+from normplugins.report.metrics import metric_name
 from normplugins.report.table import build_table
 from normplugins.runs.inventory import STATES, FoundRun
 from normplugins.utils.terminal import Table, paragraph, terminal
-
-NAMES = {"bleu": "BLEU", "ppl": "ppl"}
 
 
 def run_list(runs: Sequence[FoundRun], width: int | None) -> str:
@@ -50,7 +49,7 @@ def _table(experiment: str, runs: Sequence[FoundRun], now: datetime) -> Table:
             "seed": str(run.seed) if run.cell else "",
             "state": run.state,
             "updates": f"{run.updates:,}{f'/{run.of:,}' if run.of else ''}" if run.cell else "",
-            **{NAMES.get(metric, metric): f"{run.score:.2f}" if run.metric == metric and run.score is not None else ""
+            **{metric_name(metric): f"{run.score:.2f}" if run.metric == metric and run.score is not None else ""
                for metric in metrics},
             "age": age(run.when, now),
             "disk": decimal(run.bytes),

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from normplugins.export.model_card import key_values, record_sections
-from normplugins.report.cells import duration, metric_name
+from normplugins.report.cells import duration
+from normplugins.report.metrics import metric_name
 from normplugins.report.records import REMEDY, WHOLE_TEST_SET, machine_names
 from normplugins.report.table import build_table, markdown
 from normplugins.runs.cell import is_shortened

@@ -7,8 +7,9 @@ from matplotlib.ticker import MaxNLocator
 
 from normplugins.evaluation.student import interval_of_mean
 from normplugins.report import style
-from normplugins.report.cells import SPREAD_SEEDS, group, metric_name
-from normplugins.report.loss_curves_figure import common_settings, name_of
+from normplugins.report.cells import SPREAD_SEEDS, group, runs_that_diverged, shared_settings
+from normplugins.report.loss_curves_figure import name_of
+from normplugins.report.metrics import metric_name
 from normplugins.runs.scored_runs import METRICS
 
 LOG_FROM = 4
@@ -20,7 +21,7 @@ def final_scores(results: pd.DataFrame, name: str) -> Figure | None:
 
     ``results`` are the rows of one experiment and budget; the title calls them ``name``.
     """
-    every = [cell for cell in group(results) if len(cell.runs)]
+    every = group(results)
     metric = next((metric for metric in METRICS if any(len(cell.values(metric)) for cell in every)), "")
     scored = [cell for cell in every if len(cell.values(metric))]
     checkpoint = scored[0].first["scored_by"] if scored else ""
@@ -29,14 +30,13 @@ def final_scores(results: pd.DataFrame, name: str) -> Figure | None:
     counts = {len(values) for values in scores.values()}
     if max(counts, default=0) < 2:
         return None
-    common = common_settings([*scores])
-    labels = [name_of(cell, common) for cell in scores]
+    labels = [name_of(cell) for cell in scores]
     short = "perplexity" if metric == "ppl" else metric_name(metric)
     notes = [f"{'lower' if metric == 'ppl' else 'higher'} is better"]
     intervals = f", ━ its 95 % t interval over seeds (from {SPREAD_SEEDS} seeds on)"
     notes += [f"| each seed; ● their mean{intervals if max(counts) >= SPREAD_SEEDS else ''}"]
     notes += ["○ one seed"] if 1 in counts else []
-    notes += [f"all: {', '.join(common)}"] if common else []
+    notes += [*runs_that_diverged(every), *shared_settings(every)]
     lines = sum(max(2, label.count("\n") + 1) for label in labels)
     with style.drawing():
         figure = style.new_figure(0.17 * (lines + len(notes) + 2) + 1)

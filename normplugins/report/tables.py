@@ -8,8 +8,9 @@ from itertools import product
 
 import pandas as pd
 
-from normplugins.report.cells import METRICS, NOT_SCORED, Cell, difference, group, metric_name, signatures
+from normplugins.report.cells import NOT_SCORED, Cell, difference, group, shared_settings, signatures
 from normplugins.report.contrasts import CHECKPOINTS, NOT_RUN
+from normplugins.report.metrics import METRICS, metric_name
 from normplugins.report.paper import NAMES, PaperCorpus
 from normplugins.report.readings import MODELS, NORM_SEES_THE_FUTURE, READINGS, SEES_THE_FUTURE
 from normplugins.report.records import PER_REPLICA, WHOLE_TEST_SET, norm_rank
@@ -116,7 +117,7 @@ def detail_tables(name: str, slug: str, results: pd.DataFrame) -> list[Table]:
         for cell in cells
     ]
     scored = " or ".join(dict.fromkeys(cell.first["scored_by"] for cell in cells))
-    notes = [f"Scores of the {scored} checkpoint.", *signatures(cells, also)]
+    notes = [*shared_settings(cells), f"Scores of the {scored} checkpoint.", *signatures(cells, also)]
     parts = " and ".join(filter(None, ["each test set" if test_sets else "", ", ".join(map(_name, also))]))
     details = ["seeds", *(map(_name, also) if test_sets else ())]
     return [build_table(f"{name}: {parts}", rows, TEXTS, details, notes, f"{slug}-details")]
@@ -175,6 +176,7 @@ def _table(
     intervals = any("[" in row.get(OURS_MINUS_LN, "") for row in texts)
     below = [
         *(f"[{number}] {text}" for number, text in enumerate(footnotes, 1)),
+        *shared_settings(cells),
         *notes,
         *([INTERVAL] if intervals else []),
         *([BEST] if perplexity and cells else []),
@@ -218,12 +220,16 @@ def _versions_note(cells: Sequence[Cell]) -> list[str]:
 
 def _differs(cell: Cell) -> str:
     """Return how a cell differs from the published recipe."""
-    first = cell.first
-    return ", ".join(filter(None, [first["settings"], first["cut"], OTHER_CORPUS if first["note"] else ""]))
+    return ", ".join(filter(None, [cell.first["settings"], *_cut_or_other_corpus(cell)]))
+
+
+def _cut_or_other_corpus(cell: Cell) -> list[str]:
+    return [cell.first["cut"], OTHER_CORPUS if cell.first["note"] else ""]
 
 
 def _name_of(cell: Cell) -> str:
-    return ", ".join(filter(None, [cell.first["norm"], cell.first["model"], _differs(cell)]))
+    named = [cell.first["norm"], cell.first["model"], *cell.own_settings, *_cut_or_other_corpus(cell)]
+    return ", ".join(filter(None, named))
 
 
 def _checkpoints(cells: Sequence[Cell]) -> list[str]:

@@ -146,7 +146,7 @@ def disk_use(paths: Iterable[Path]) -> int:
         with suppress(FileNotFoundError):  # a run may rename or delete files at the same time
             found = path.lstat()
             if stat.S_ISREG(found.st_mode):
-                sizes[found.st_ino] = found.st_size
+                sizes[found.st_dev, found.st_ino] = found.st_size
     return sum(sizes.values())
 
 

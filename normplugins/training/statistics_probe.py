@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from normplugins.models.layers import NORM_ATTRIBUTES
 from normplugins.norms.batch_moments import BatchMomentsNorm
 from normplugins.norms.group_scaling import scale_groups
-from normplugins.norms.statistics import token_rows
+from normplugins.norms.tokens import token_rows
 
 PER_DECADE = 8
 """The number of probed updates between an update and ten times that update."""

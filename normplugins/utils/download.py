@@ -138,7 +138,7 @@ def _transfer(url: str, part: Path, echo: Callable[[str], None]) -> int | None:
         if not_satisfiable and content_range.rpartition("/")[2] == str(held):
             return held
         resumed = response.status_code == requests.codes.partial_content
-        if not_satisfiable or (resumed and not content_range.startswith(f"bytes {held}-")):
+        if held and (not_satisfiable or (resumed and not content_range.startswith(f"bytes {held}-"))):
             part.unlink()
             return _transfer(url, part, echo)
         if response.status_code not in (requests.codes.ok, requests.codes.partial_content):

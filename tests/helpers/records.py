@@ -175,7 +175,7 @@ def put_diverged(
     """Write what ``normplugins campaign`` publishes of a run whose loss was not finite."""
     path = results / "runs" / experiment / variant / f"seed{seed}.diverged.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    reason = "update 7: the loss is not finite"
+    reason = "update 7: the loss is not finite. A lower optimization.lr may help."
     content = {"experiment": experiment, "variant": variant, "seed": seed, "diverged": reason, "config": config or {}}
     path.write_text(json.dumps(content))
 

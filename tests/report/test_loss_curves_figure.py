@@ -100,6 +100,14 @@ def test_without_ln_there_is_no_difference(tmp_path: Path) -> None:
     assert "minus ln" not in written(figure)
 
 
+def test_a_panel_without_a_difference_has_no_empty_one_below_it(tmp_path: Path) -> None:
+    norms = ("ln", "pn", "bn", "rms", "rms,optimization.lr=0.1")  # LN has no run with this learning rate
+    figure = curves(results_of(tmp_path, *norms), "demo")
+    assert len(figure.axes) == 2 * 4 - 1
+    assert all(axes.lines for axes in figure.axes)
+    assert_legible(figure)
+
+
 def test_a_run_far_shorter_than_the_others_is_only_named(tmp_path: Path) -> None:
     put(tmp_path, record("demo", "bn,optimization.max_update=100", updates=100, floor=4.0))
     figure = curves(results_of(tmp_path, "ln", updates=20_000), "demo")

@@ -23,6 +23,14 @@ def test_published_and_diverged_runs_are_counted(tmp_path: Path) -> None:
     assert (progress.published, progress.diverged, len(progress.left)) == (1, 1, runs_of("multi30k") - 2)
 
 
+def test_a_run_of_any_number_of_processes_is_planned_if_they_share_the_batches(tmp_path: Path) -> None:
+    shared, other = ("wmt14", "pn,recipe=un"), ("multi30k", "pn")
+    plan = plans.Plan("both", {shared: (1,), other: (1,)})
+    put(tmp_path, record("wmt14", "pn,processes=8,recipe=un", 1))
+    put(tmp_path, record("multi30k", "pn,processes=8", 1))
+    assert plan.progress(tmp_path).left == (other,)
+
+
 def test_a_cell_without_a_norm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "campaign").mkdir()
     for name, cell in (("a", "norm=ln"), ("b", "seed=1"), ("c", "norm=pn")):

@@ -10,7 +10,7 @@ from normplugins.report import style
 from normplugins.report.records import read_results
 from normplugins.report.scores_figure import final_scores
 from tests.helpers.pictures import assert_legible, clipped, written
-from tests.helpers.records import language_model, put, record
+from tests.helpers.records import language_model, put, put_diverged, record
 
 
 def drawn(results: Path) -> tuple[Figure, str]:
@@ -57,6 +57,14 @@ def test_a_setting_of_all_cells_is_named_once(tmp_path: Path) -> None:
     cells = ("ln,norm.eps=0.1,optimization.max_epoch=8", "pn,optimization.max_epoch=8")
     put_scores(tmp_path, dict.fromkeys(cells, (35.0, 36.0)))
     assert drawn(tmp_path)[1].count("max_epoch=8") == 1
+
+
+def test_runs_that_diverged_are_counted_under_the_figure(tmp_path: Path) -> None:
+    put_scores(tmp_path, {"ln": (35.0, 36.0), "pn": (35.0, 36.0)})
+    assert "diverged" not in drawn(tmp_path)[1]
+    put_diverged(tmp_path, "demo", "pn", 3)
+    put_diverged(tmp_path, "demo", "bn,optimization.lr=0.5", 1)
+    assert "runs that diverged: bn, optimization.lr=0.5 (1 of 1); pn (1 of 3)" in drawn(tmp_path)[1]
 
 
 def test_perplexities_far_apart_have_a_logarithmic_axis(tmp_path: Path) -> None:

@@ -291,6 +291,19 @@ def test_a_detail_that_is_the_same_in_all_rows_is_said_once(page, tmp_path) -> N
 
 
 @pytest.mark.slow
+def test_settings_of_all_runs_are_said_once_and_not_in_each_row(page, tmp_path) -> None:
+    for variant in ("ln,optimization.max_epoch=8", "pn,norm.groups=2,optimization.max_epoch=8"):
+        put(tmp_path, record("demo", variant, 1, {"bleu": 30.0, "ter": 50.0}))
+    put_diverged(tmp_path, "demo", "bn,optimization.max_epoch=8", 1)
+    made = page()
+    assert set(made.rows("demo")) == {"ln", "bn", "pn, norm.groups=2"}
+    assert set(made.rows("demo: TER")) == {"ln", "pn, norm.groups=2"}
+    for heading in ("demo", "demo: TER"):
+        assert "- All runs: optimization.max_epoch=8." in made.section(heading)
+    put(tmp_path, record("demo", "rms", 1, {"bleu": 30.0}))
+    assert "ln, optimization.max_epoch=8" in page().rows("demo")
+
+
 def test_one_seed_orders_nothing(page, tmp_path) -> None:
     for norm in ("ln", "pn"):
         put(tmp_path, record("demo", norm))

@@ -130,6 +130,13 @@ def test_every_number_is_whole_and_fits(width, runs, tmp_path):
     assert text.replace("\n", " ").endswith("2 stopped, 1 finished, 1 published, 1 diverged, 1 damaged")
 
 
+def test_scores_have_the_names_of_the_tables(tmp_path):
+    put_run(tmp_path / "runs", record("wmt14", "ln", metrics={"bleu_compound": 27.25}))
+    text = run_list(find_runs(tmp_path / "runs", tmp_path), None)
+    assert "BLEU, compounds split" in text
+    assert "27.25" in text
+
+
 def test_runs_are_listed_without_torch(tmp_path):
     for seed in range(50):
         add(tmp_path / "runs", "ln", seed, score=35.0)

@@ -30,6 +30,7 @@ FAULTS = {
 REASONS = {
     "moved-away": "returned 301",
     "404": "returned 404",
+    "416": "returned 416",
     "silence": "cannot be downloaded",
     "broken-off": "bytes are kept",
     "page": "returned a web page",

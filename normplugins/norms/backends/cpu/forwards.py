@@ -19,7 +19,7 @@ from normplugins.norms.batch_norm import BatchNorm
 from normplugins.norms.power_norm import PowerNorm
 from normplugins.norms.power_norm_v import PowerNormV
 from normplugins.norms.rms_norm import RMSNorm
-from normplugins.norms.statistics import token_rows
+from normplugins.norms.tokens import token_rows
 
 Gradients = tuple[Tensor, Tensor, Tensor | None]
 Done = tuple[Tensor, Callable[..., Gradients], tuple[Tensor | None, ...]]
