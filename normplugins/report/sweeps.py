@@ -172,7 +172,7 @@ def learning_rates(evidence: Evidence) -> tuple[str, str]:
         verdict = UNDECIDED  # too few seeds, different rates, or both work at the largest rate
     return so_far(verdict, evidence.ended(LEARNING_RATE)), (
         f"{'. '.join(summaries)}. These are norms of the encoder; the decoder has LN. A rate works if no run diverges "
-        f"and each reaches {MIN_SCORE_FRACTION:.0%} of the best score of its norm. "
+        f"and each reaches {100 * MIN_SCORE_FRACTION:.0f} % of the best score of its norm. "
         f"{evidence.links(*swept['cell'])}"
     )
 

@@ -31,10 +31,11 @@ RANGES = {
     (-1, inf): "checkpoint.patience",
     (0, inf): "dataset.num_workers optimization.max_epoch optimization.max_update optimization.lr "
     "optimization.clip_norm optimizer.adam_eps optimizer.weight_decay criterion.ignore_prefix_size "
-    "lr_scheduler.warmup_updates",
-    (0, 1): "criterion.label_smoothing",
+    "lr_scheduler.warmup_updates lr_scheduler.min_lr lr_scheduler.lr_shrink",
+    (0, 1): "criterion.label_smoothing lr_scheduler.lr_decay",
     (1, inf): "common.log_interval dataset.max_tokens dataset.batch_size dataset.max_tokens_valid "
     "dataset.batch_size_valid dataset.required_batch_size_multiple dataset.required_seq_len_multiple "
+    "lr_scheduler.t_mult lr_scheduler.lr_deacy_period "  # sic: fairseq misspells "decay"
     "optimization.update_freq task.tokens_per_sample task.max_source_positions task.max_target_positions",
 }
 
@@ -104,17 +105,18 @@ def check_processes(config: DictConfig) -> None:
 
 def check_schedule(config: DictConfig) -> None:
     """Refuse a learning-rate schedule that fairseq cannot build."""
-    scheduler, rates, last = config.lr_scheduler, list(config.optimization.lr), config.optimization.max_update or 0
+    scheduler, rates = config.lr_scheduler, list(config.optimization.lr)
     name, warmup = scheduler._name, scheduler.get("warmup_updates", 0)
     if name in ("inverse_sqrt", "cosine") and len(rates) > 1:
         raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs a single number")
     if name == "inverse_sqrt" and warmup < 1:
         raise UserError(f"lr_scheduler.warmup_updates={warmup}: lr_scheduler={name} needs at least 1")
-    if name == "cosine" and scheduler.lr_period_updates <= 0 and last <= warmup:
+    if name == "cosine" and scheduler.lr_period_updates <= 0 and (last := scheduler.max_update or 0) <= warmup:
+        section = "optimization" if scheduler.max_update == config.optimization.max_update else "lr_scheduler"
         raise UserError(
-            f"optimization.max_update={last}: lr_scheduler={name} needs more than lr_scheduler.warmup_updates={warmup}"
+            f"{section}.max_update={last}: lr_scheduler={name} needs more than lr_scheduler.warmup_updates={warmup}"
         )
-    if name == "cosine" and rates[0] <= scheduler.min_lr:
+    if rates[0] <= scheduler.get("min_lr", -1):
         raise UserError(f"optimization.lr={rates}: lr_scheduler={name} needs more than lr_scheduler.min_lr")
 
 

@@ -31,6 +31,23 @@ from normplugins.utils.errors import UserError
         ("demo", ["optimization.lr=[1e-3,2e-3]"], "lr_scheduler=inverse_sqrt needs a single number"),
         ("demo", ["hardware=slurm", "hardware.slurm.parallel=0"], "slurm.parallel is 0, but must be at least 1"),
         ("demo", ["lr_scheduler=cosine"], "optimization.max_update=0: lr_scheduler=cosine needs more than"),
+        ("ptb", ["lr_scheduler.max_update=-1"], "lr_scheduler.max_update=-1: lr_scheduler=cosine needs more than"),
+        ("ptb", ["lr_scheduler.t_mult=0.5"], "lr_scheduler.t_mult is 0.5, but must be at least 1"),
+        (
+            "demo",
+            ["lr_scheduler=step", "lr_scheduler.lr_deacy_period=0"],
+            "lr_deacy_period is 0, but must be at least 1",
+        ),
+        (
+            "demo",
+            ["lr_scheduler=step", "lr_scheduler.lr_decay=2"],
+            "lr_scheduler.lr_decay is 2.0, but must be at most 1",
+        ),
+        (
+            "demo",
+            ["lr_scheduler=step", "lr_scheduler.min_lr=9"],
+            "lr_scheduler=step needs more than lr_scheduler.min_lr",
+        ),
         ("demo", ["model.placement=deepnorm", "model.normalize_before=true"], "contradicts model.placement=deepnorm"),
         ("demo", ["optimizer.adam_betas='(0.9, 1.0)'"], "must be two numbers from 0 to below 1"),
         ("demo", ["optimizer.adam_betas=[0.9,0.98,0.99]"], "must be two numbers from 0 to below 1"),
