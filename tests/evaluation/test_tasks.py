@@ -30,11 +30,6 @@ def test_sentences_too_long_for_the_model():
         check_corpus(config, _Corpus(valid={"source": 101, "target": 5}, test=fits))
 
 
-@pytest.fixture(scope="module")
-def ptb():
-    return compose_config("ptb", [])
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -47,11 +42,9 @@ def ptb():
         (["optimization.lr=[0]"], "min_lr"),
     ],
 )
-def test_values_that_cannot_work_are_refused(overrides, words, ptb):
-    config = ptb.copy()
-    config.merge_with_dotlist(overrides)
+def test_values_that_cannot_work_are_refused(overrides, words):
     with pytest.raises(UserError, match=re.escape(words)):
-        check(config)
+        check(compose_config("ptb", overrides))
 
 
 @pytest.mark.slow
