@@ -68,11 +68,13 @@ def _contrast(name: str, claimed: str, more: str | Callable[[Path], str] = "") -
         elif not says and (small := small_before_holm(found)):
             says = f"The rule decides nothing, because {small}."
         further = more if isinstance(more, str) else more(evidence.results)
+        note = ""
         if name in evidence.sensitive:
+            note = " (sensitive to processors)"
             link = f"README.md{anchor(DETAILS)}"
             says += f" This verdict depends on the processors of the runs: see [the answer]({link})."
         sentences = [f"{name}: {describe_difference(found)}.", says.strip(), further]
-        return so_far(verdict, found.final), " ".join(filter(None, [*sentences, links_of_pairs(found)]))
+        return so_far(verdict, found.final) + note, " ".join(filter(None, [*sentences, links_of_pairs(found)]))
 
     return judge
 
@@ -144,7 +146,8 @@ CLAIMS = (
     Claim("BN fails at one sentence a batch", COMMON, sweeps.one_sentence, plan=sweeps.ONE_SENTENCE),
     Claim("Weight decay before a norm only changes the effective learning rate", COMMON, sweeps.weight_decay,
           plan=sweeps.WEIGHT_DECAY),
-    Claim("A norm allows a larger learning rate", COMMON, sweeps.learning_rates, plan=sweeps.LEARNING_RATE),
+    Claim("A norm allows a larger learning rate (here: LN in the encoder, 8 epochs)", COMMON, sweeps.learning_rates,
+          plan=sweeps.LEARNING_RATE),
     Claim("PN's perplexity is lower than LN's by 5.6 (PTB) and 3.0 (WikiText-103)", "paper, Table 2", _perplexities,
           plan=GPU),
 )  # fmt: skip

@@ -1,6 +1,5 @@
 """The campaign's plans in ``configs/campaign/``, and how many of their runs are published."""
 
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -145,21 +144,23 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
     for plan in all_plans():
         progress = plan.progress(results)
         left = [_schedule(*cell) for cell in progress.left]
-        hours = sum(usual.get(name, math.nan) * epochs for name, epochs in left) / 3600
-        each = 60 * hours / len(left) if left else math.nan
+        known = [usual[name] * epochs / 3600 for name, epochs in left if name in usual]
+        hours = [f"{sum(known):.0f}"] if known or not left else []
+        unknown = len(left) - len(known)
+        hours += [f"{f'{unknown} runs ' if known else ''}unknown"] if unknown else []
         done = f"{progress.published} of {progress.planned}"
         rows.append({
             "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
             "what it decides": plan.decides,
             "published": f"{done}, {progress.diverged} diverged" if progress.diverged else done,
-            "minutes\nper run": "" if math.isnan(each) else f"{each:.0f}",
-            "run-hours\nleft": "unknown" if math.isnan(hours) else f"{hours:.0f}",
+            "minutes\nper run": f"{60 * sum(known) / len(known):.0f}" if known else "",
+            "run-hours\nleft": ", ".join(hours),
         })  # fmt: skip
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
         "The run-hours are the number of epochs left times the median time of an epoch in the experiment's published "
         "runs with the same batch size. That time includes pauses and other work. Several runs at the same time take "
-        "less. Without such a run, the hours are unknown.",
+        "less. Without such a run, the time of a run is unknown.",
         "A run that two plans list is counted in both.",
     ]
     return build_table("The plans", rows, texts=["plan", "what it decides"], notes=notes)

@@ -131,7 +131,8 @@ def loss_table(probe: pd.DataFrame) -> Table:
     notes = [
         f"In bits per token, with the same seeds, as the mean of the last {LAST_EPOCHS} epochs. The lowest and the "
         "highest seed are in parentheses. All losses are label-smoothed.",
-        "Models are scored with running statistics. The last column has the loss with the statistics of each batch.",
+        "Models are scored with running statistics. The last column has the loss in training mode, with the statistics "
+        "of each batch. After its warmup, PN has the same loss in both, because it trains with running statistics.",
     ]
     return build_table(
         "Validation loss minus that of LN", rows, texts=["cell"], notes=notes, slug=f"{EXPERIMENT}-validation-loss"

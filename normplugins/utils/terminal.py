@@ -67,7 +67,7 @@ class Table:
                 kept.append(index)
             elif values:
                 shared.append(f"{column.title} {values[0]}")
-        same = f"The same in all rows with a value: {'; '.join(shared)}." if shared else ""
+        same = f"All rows with a value: {'; '.join(shared)}." if shared else ""
         return replace(self.only(kept), shared=same)
 
 

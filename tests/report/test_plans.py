@@ -43,6 +43,16 @@ def test_a_cell_without_a_norm_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     plans.Plan.named.cache_clear()
 
 
+def test_the_hours_of_a_plan_count_what_is_known(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        put(tmp_path, record("enja", "ln", seed, wall_seconds=7200.0))
+    table = plans.plan_table(tmp_path, read_results(tmp_path))
+    (row,) = (row for row in table.rows if row[0].startswith("[enja]"))
+    experiments = [experiment for (experiment, _), seeds in plans.Plan.named("enja").cells.items() for _ in seeds]
+    known, unknown = 2 * (experiments.count("enja") - 2), experiments.count("jaen")
+    assert row[3:] == ["120", f"{known}, {unknown} runs unknown"]
+
+
 def test_the_table_counts_the_hours_that_are_left_from_recorded_runs(tmp_path: Path) -> None:
     for seed, seconds in ((1, 3600.0), (2, 7200.0)):
         put(tmp_path, record("multi30k", "ln", seed, wall_seconds=seconds))
