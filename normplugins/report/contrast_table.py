@@ -7,7 +7,7 @@ from normplugins.report.answer import Findings
 from normplugins.report.cells import SPREAD_SEEDS
 from normplugins.report.contrasts import CHECKPOINTS, MARGIN, UNDECIDED, Finding, format_interval
 from normplugins.report.processors import describe_mixed
-from normplugins.report.table import build_table
+from normplugins.report.table import blank_if_usual, build_table
 from normplugins.utils.terminal import Table
 
 POWER, NO_PENALTY = f"seeds to\nfind {MARGIN}", "without\npenalty"
@@ -61,10 +61,8 @@ def contrast_table(findings: Findings, found: pd.DataFrame) -> Table:
         )
     if any(each.seeds == 1 for each in findings[CHECKPOINTS[0]]):
         notes.append("With one seed, the interval is over sentences alone and leaves out the spread between seeds.")
-    for column, none in (("diverged", "0 and 0"), ("stopped\nearly", "0")):
-        if all(row[column] == none for row in rows):
-            rows = [row | {column: ""} for row in rows]
-    return build_table("Contrasts", rows, TEXTS, DETAILS, notes, slug="contrasts").folded()
+    shown = blank_if_usual(blank_if_usual(rows, "diverged", "0 and 0"), "stopped\nearly", "0")
+    return build_table("Contrasts", shown, TEXTS, DETAILS, notes, slug="contrasts").folded()
 
 
 def p_values(found: Finding) -> str:

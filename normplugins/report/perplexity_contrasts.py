@@ -10,7 +10,7 @@ from normplugins.report.contrast_table import P, p_values
 from normplugins.report.contrasts import CELLS, EXPLORATORY, Contrast, Finding, find
 from normplugins.report.paper import CORPORA
 from normplugins.report.plans import Plan
-from normplugins.report.table import anchor, build_table
+from normplugins.report.table import anchor, blank_if_usual, build_table
 from normplugins.utils.terminal import Table
 
 EXPERIMENT, CHECKPOINT, BASELINE = "ptb", "best", "ln"
@@ -32,7 +32,8 @@ def perplexity_contrasts(results: Path, found: pd.DataFrame) -> Table | None:
     """
     rows = [_row(model, each) for model, findings in _by_model(results, found).items() for each in findings]
     texts, details = ("contrast", "verdict"), ("diverged",)
-    return build_table(TITLE, rows, texts, details, NOTES, f"{EXPERIMENT}-contrasts").folded() if rows else None
+    shown = blank_if_usual(rows, "diverged", "0 and 0")
+    return build_table(TITLE, shown, texts, details, NOTES, f"{EXPERIMENT}-contrasts").folded() if rows else None
 
 
 def summary(results: Path, found: pd.DataFrame, norms: Collection[str] = tuple(CELLS)) -> str:

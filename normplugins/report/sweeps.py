@@ -138,15 +138,19 @@ def weight_decay(evidence: Evidence) -> tuple[str, str]:
     if verdict == HOLDS and not {"better", "worse"} & {*alone.parts}:
         verdict = UNDECIDED  # weight decay has shown no effect that the control could explain
     small = small_before_holm(matched)
-    mixed = sum(mixed_pairs([matched, alone], evidence.found[evidence.found["experiment"] == EXPERIMENT]))
+    mixed = mixed_pairs([matched, alone], evidence.found[evidence.found["experiment"] == EXPERIMENT])
+    processors = (
+        f"The processors of the two runs differ in {mixed[0]} of {matched.seeds} pairs of the first comparison and in "
+        f"{mixed[1]} of {alone.seeds} pairs of the second. "
+    )
     return so_far(verdict, matched.final and alone.final), (
         f"`{decayed}` minus the control with a matched learning rate, `{control}`: {describe_difference(matched)}. "
         f"`{decayed}` minus the unchanged recipe, `{plain}`: {describe_difference(alone)}. "
         f"{f'The first difference is undecided: {small}. ' if small else ''}"
-        f"{f'In {mixed} of {matched.seeds + alone.seeds} pairs the processors were not the same. ' if mixed else ''}"
+        f"{processors if any(mixed) else ''}"
         "The claim holds if weight decay and its control are equivalent, and weight decay differs from the unchanged "
         "recipe. If weight decay differs from its control, the claim stays open, because the control only matches the "
-        f"mean of the learning rate. {links_of_pairs(matched, alone)}"
+        f"mean of the learning rate: these runs cannot refute the claim. {links_of_pairs(matched, alone)}"
     )
 
 

@@ -26,6 +26,11 @@ def build_table(
     return Table(title, columns, [list(row.values()) for row in rows], notes, slug)
 
 
+def blank_if_usual(rows: Sequence[Mapping[str, str]], column: str, usual: str) -> Sequence[Mapping[str, str]]:
+    """Empty a column in which all rows have the usual text, so that :meth:`Table.folded` leaves it out."""
+    return [{**row, column: ""} for row in rows] if all(row[column] == usual for row in rows) else rows
+
+
 def markdown(table: Table) -> str:
     """Return a Markdown table whose source is aligned too, with its notes as a list under it."""
     notes = "\n".join(f"- {note}" for note in [table.shared, *table.notes] if note)

@@ -47,6 +47,8 @@ def test_the_difference_is_that_of_the_logarithms_over_paired_seeds(tmp_path: Pa
     assert found["verdict"] == "exploratory: better", "a lower perplexity is better"
     assert rows(tmp_path)["BN - LN, reading=masked"]["verdict"] == "exploratory: worse"
     assert rows(tmp_path)["PN-V - LN, reading=masked"]["verdict"] == "exploratory: undecided"
+    table = perplexity_contrasts(tmp_path, read_results(tmp_path))
+    assert "diverged" not in f"{table.shared} {found.keys()}"
 
 
 def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path) -> None:
@@ -71,6 +73,7 @@ def test_a_norm_whose_runs_diverged_has_a_row(tmp_path: Path) -> None:
     put_runs(tmp_path, {cell: scores for cell, scores in PERPLEXITIES.items() if not cell.startswith("bn")})
     for seed in (1, 2, 3):
         put_diverged(tmp_path, "ptb", f"bn,{MASKED}", seed)
+    assert {row["diverged"] for row in rows(tmp_path).values()} == {"0 and 0", "3 and 0"}
     found = rows(tmp_path)["BN - LN, reading=masked"]
     assert (found["seeds"], found["diverged"], found["verdict"]) == ("0 of 3", "3 and 0", "not run")
 
