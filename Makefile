@@ -48,7 +48,7 @@ demo: setup ## train ln, bn and pn on a generated corpus (SEEDS=1,2,3); prints a
 	$(BIN)/normplugins run demo -m norm=ln,bn,pn seed=$(SEEDS) $(ARGS)
 	$(BIN)/normplugins report --local --runs runs/demo
 
-# Targets such as iwslt14-pn: any experiment with any registered norm
+# Targets such as iwslt14-pn, with any registered norm, for all experiments except demo, custom and custom_lm
 $(foreach e,$(EXPERIMENTS),$(eval $e-%: setup ; $(BIN)/normplugins run $e norm=$$* $(ARGS)))
 
 report: setup ## print the tables of all published runs and write results/README.md

@@ -36,7 +36,7 @@ class ModelConfig(NormSettings):
     )
     placement: Optional[str] = setting(  # noqa: UP045
         None,
-        "where the norms stand around a sublayer: pre, post, sandwich (before it and after it, inside the residual), "
+        "where the norms are placed in a sublayer: pre, post, sandwich (before it and after it, inside the residual), "
         "peri (sandwich, and a norm of the embeddings) or deepnorm; by default normalize_before chooses pre or post",
         choices=(None, *PLACEMENTS),
     )
