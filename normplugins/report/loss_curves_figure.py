@@ -54,7 +54,8 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     a tenth of the longest one would be a dot at the edge, so the figure only names them.
     ``results`` are the rows of one experiment and budget, with at least one curve; the title calls them ``name``.
     """
-    lacking = [f"{cell.label} ({seed_numbers(without['seed'])})" for cell in group(results)
+    every = group(results)
+    lacking = [f"{cell.label} ({seed_numbers(without['seed'])})" for cell in every
                if len(without := cell.runs[~cell.runs[column].map(bool)])]  # fmt: skip
     cells = [cell for cell in group(results[results[column].map(bool)]) if len(cell.runs)]
     longest = max(cell.runs["updates"].max() for cell in cells)
@@ -69,7 +70,7 @@ def curves(results: pd.DataFrame, name: str, column: str = "valid_curve") -> Fig
     names = {cell: name_of(cell) for cell in shown}
     notes = _notes(cells, shown, name_of_reference if compared else "")
     notes += [f"without a curve: {'; '.join(lacking)}"] if lacking else []
-    notes += [*runs_that_diverged(group(results)), *shared_settings(cells)]
+    notes += [*runs_that_diverged(every), *shared_settings(cells)]
     with style.drawing():
         figure = style.new_figure((2.2 if single else 1.25) * len(kinds) * rows + 0.5 + 0.17 * len(notes))
         ratios = {"height_ratios": [1.3, 1][: len(kinds)] * rows}

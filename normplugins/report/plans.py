@@ -71,10 +71,10 @@ class Plan:
         """Return how many runs are published, diverged or left, according to the records under ``results``."""
         files: dict[tuple[str, str], set[str]] = defaultdict(set)
         for experiment in {experiment for experiment, _ in self.cells}:
+            shared = shares_batches(experiment)  # then a run with any number of processes is a run of the plan
             for path in (results / "runs" / experiment).glob("*/seed*.json"):
-                # where processes share the batches of an update, a run with any number of them is a run of the plan
-                any_number = r",processes=\d+" if shares_batches(experiment) else "$^"
-                files[experiment, re.sub(any_number, "", path.parent.name)].add(path.name)
+                cell = path.parent.name
+                files[experiment, re.sub(r",processes=\d+", "", cell) if shared else cell].add(path.name)
         published, diverged, left = 0, 0, []
         for (experiment, cell), seeds in self.cells.items():
             for seed in seeds:
@@ -145,16 +145,15 @@ def plan_table(results: Path, found: pd.DataFrame) -> Table:
         progress = plan.progress(results)
         left = [_schedule(*cell) for cell in progress.left]
         known = [usual[name] * epochs / 3600 for name, epochs in left if name in usual]
-        hours = [f"{sum(known):.0f}"] if known or not left else []
         unknown = len(left) - len(known)
-        hours += [f"{f'{unknown} runs ' if known else ''}unknown"] if unknown else []
+        hours = f"{sum(known):.0f}" + (f", {unknown} runs unknown" if unknown else "")
         done = f"{progress.published} of {progress.planned}"
         rows.append({
             "plan": f"[{plan.name}](../configs/campaign/{plan.name}.yaml)",
             "what it decides": plan.decides,
             "published": f"{done}, {progress.diverged} diverged" if progress.diverged else done,
             "minutes\nper run": f"{60 * sum(known) / len(known):.0f}" if known else "",
-            "run-hours\nleft": ", ".join(hours),
+            "run-hours\nleft": hours if known or not left else "unknown",
         })  # fmt: skip
     notes = [
         "`normplugins campaign configs/campaign/PLAN.yaml` runs what is left of a plan.",
